@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+
+	"helloapi/internal/backend"
+)
+
+type migrateCmd struct {
+	Up     migrateUpCmd     `cmd:"" default:"1" help:"Apply the migrations that are missing."`
+	Status migrateStatusCmd `cmd:"" help:"Print the version of the database's schema."`
+}
+
+type migrateUpCmd struct{ database }
+
+func (c *migrateUpCmd) Run(p *program) error {
+	applied, err := backend.Migrate(p.ctx, c.URL)
+	if err != nil {
+		return err
+	}
+	for _, name := range applied {
+		fmt.Fprintln(p.stdout, "applied", name)
+	}
+	if len(applied) == 0 {
+		fmt.Fprintln(p.stdout, "nothing to do: the schema is up to date")
+	}
+	return nil
+}
+
+type migrateStatusCmd struct{ database }
+
+func (c *migrateStatusCmd) Run(p *program) error {
+	current, latest, err := backend.SchemaVersions(p.ctx, c.URL)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(p.stdout, "schema version %d; this helloapi needs %d\n", current, latest)
+	if current < latest {
+		return fmt.Errorf("run `helloapi migrate`")
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"helloapi/internal/backend"
+)
+
+// commands are the program's commands and flags.
+type commands struct {
+	Serve       serveCmd       `cmd:"" help:"Serve the API until told to stop (SIGTERM, or Ctrl-C)."`
+	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this program's schema."`
+	Keys        keysCmd        `cmd:"" help:"Create and list API keys."`
+	Plans       plansCmd       `cmd:"" help:"List usage plans."`
+	Healthcheck healthcheckCmd `cmd:"" help:"Succeed if the serving process on this machine is ready."`
+	Version     versionCmd     `cmd:"" help:"Print the version."`
+}
+
+// database is the setting of every command that needs the database.
+type database struct {
+	URL string `name:"database-url" setting:"" default:"${database}" placeholder:"URL" help:"The database: sqlite:PATH or postgres://user:password@host/name."`
+}
+
+func (d database) open(p *program) (backend.Database, error) {
+	return backend.OpenDatabase(p.ctx, d.URL)
+}
+
+// output is the flag of every command that prints data.
+type output struct {
+	Output string `short:"o" enum:"table,json" default:"table" help:"How to print: table or json."`
+}
+
+// A program is one run, with what it may use of the world around it.
+type program struct {
+	ctx            context.Context
+	stdin          io.Reader
+	stdout, stderr io.Writer
+}
+
+// run is the program. It does what args say, and returns when that is done or
+// ctx has ended.
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) error {
+	var (
+		cmds    commands
+		exited  bool // --help has been answered
+		invalid []error
+	)
+	parser, err := kong.New(&cmds,
+		kong.Name("helloapi"),
+		kong.Description("A self-hosted HTTP API with keys, usage plans and durable counts.\n\n"+
+			"Every flag can be set in the environment too: --database-url is $DATABASE_URL."),
+		kong.Vars{"database": backend.DefaultURL},
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(int) { exited = true }),
+		kong.ValueFormatter(describe),
+		kong.Resolvers(fromEnvironment(getenv, &invalid)),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		return fmt.Errorf("commands: %w", err) // a mistake in the structs above
+	}
+	kctx, err := parser.Parse(args)
+	if exited {
+		return nil
+	}
+	// Everything that is wrong, at once.
+	if err := errors.Join(append(invalid, err)...); err != nil {
+		return errors.Join(err, errUsage)
+	}
+	return kctx.Run(&program{ctx, stdin, stdout, stderr})
+}
+
+var errUsage = errors.New("`helloapi --help`, or COMMAND --help, shows what there is")
+
+// variable returns the name of the environment's twin of a flag: a setting of
+// the service has the flag's own name in capitals, others HELLOAPI_ before it.
+func variable(flag *kong.Flag) string {
+	name := strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
+	if flag.Tag.Has("setting") {
+		return name
+	}
+	return "HELLOAPI_" + name
+}
+
+// describe is a flag's line in the help.
+func describe(v *kong.Value) string {
+	if v.Flag == nil || v.Flag.Name == "help" {
+		return v.Help
+	}
+	help := v.Help
+	if v.HasDefault && v.Default != "" && v.Flag.PlaceHolder != "" {
+		help += fmt.Sprintf(" Default: %s.", v.Default)
+	}
+	return fmt.Sprintf("%s ($%s)", help, variable(v.Flag))
+}
+
+// fromEnvironment takes flags that are not given from the environment. A value
+// that does not fit is added to invalid, so that all are reported at once.
+func fromEnvironment(getenv func(string) string, invalid *[]error) kong.Resolver {
+	return kong.ResolverFunc(func(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+		if flag.Name == "help" {
+			return nil, nil
+		}
+		name := variable(flag)
+		value := getenv(name)
+		if value == "" {
+			return nil, nil
+		}
+		trial := reflect.New(flag.Target.Type()).Elem()
+		err := flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: kong.ScanFromTokens(kong.Token{Type: kong.FlagValueToken, Value: value})}, trial)
+		if err == nil && flag.Enum != "" && !flag.EnumMap()[value] {
+			err = fmt.Errorf("must be one of %s", flag.Enum)
+		}
+		if err != nil {
+			*invalid = append(*invalid, fmt.Errorf("%s: %w", name, err))
+			return nil, nil
+		}
+		return value, nil
+	})
+}

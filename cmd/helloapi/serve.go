@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"helloapi/internal/admin"
+	"helloapi/internal/api"
+	"helloapi/internal/apikey"
+	"helloapi/internal/backend"
+	"helloapi/internal/plan"
+	"helloapi/internal/server"
+	"helloapi/internal/web"
+)
+
+type serveCmd struct {
+	Addr      string `setting:"" default:":8080" placeholder:"HOST:PORT" help:"Where to serve the API."`
+	AdminAddr string `setting:"" default:"127.0.0.1:8081" placeholder:"HOST:PORT" help:"Where to serve probes and metrics. Not for the public."`
+	database
+	RedisURL string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0. Without it each counts for itself."`
+	Migrate  bool   `setting:"" help:"Migrate PostgreSQL before serving. SQLite always is."`
+
+	MaxInFlight        int           `setting:"" default:"4096" placeholder:"N" help:"Requests served at a time. More get 503."`
+	RequestTimeout     time.Duration `setting:"" default:"10s" placeholder:"TIME" help:"How long a request may take."`
+	DrainDelay         time.Duration `setting:"" default:"0s" placeholder:"TIME" help:"How long to go on serving when told to stop, for a load balancer to notice."`
+	DrainTimeout       time.Duration `setting:"" default:"20s" placeholder:"TIME" help:"How long to wait then for requests in flight."`
+	CORSAllowedOrigins []string      `name:"cors-allowed-origins" setting:"" default:"*" placeholder:"ORIGIN" help:"Whose pages may call: https://app.example.com, or * for any."`
+
+	LogLevel  string `setting:"" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"What to log: debug, info, warn or error. Requests are info, those that failed error."`
+	LogFormat string `setting:"" enum:"text,json" default:"text" placeholder:"FORMAT" help:"How to log: text or json."`
+	Pprof     bool   `setting:"" help:"Serve profiles at ADMIN_ADDR under /debug/pprof/."`
+}
+
+// Validate returns every mistake in the settings. It is called when they have
+// been read.
+func (c *serveCmd) Validate() error {
+	var errs []error
+	for _, s := range []struct{ name, addr string }{{"ADDR", c.Addr}, {"ADMIN_ADDR", c.AdminAddr}} {
+		if _, _, err := net.SplitHostPort(s.addr); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %q must be like :8080 or 127.0.0.1:8080", s.name, s.addr))
+		}
+	}
+	for _, o := range c.CORSAllowedOrigins {
+		if u, err := url.Parse(o); o != "*" && (err != nil || u.Host == "" || o != u.Scheme+"://"+u.Host) {
+			errs = append(errs, fmt.Errorf("CORS_ALLOWED_ORIGINS: %q must be like https://app.example.com, or *", o))
+		}
+	}
+	if c.MaxInFlight < 1 {
+		errs = append(errs, errors.New("MAX_IN_FLIGHT: must be at least 1"))
+	}
+	if c.RequestTimeout <= 0 {
+		errs = append(errs, errors.New("REQUEST_TIMEOUT: must be more than 0s"))
+	}
+	if c.DrainDelay < 0 {
+		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
+	}
+	if c.DrainTimeout <= 0 {
+		errs = append(errs, errors.New("DRAIN_TIMEOUT: must be more than 0s"))
+	}
+	return errors.Join(errs...)
+}
+
+func (c *serveCmd) Run(p *program) (err error) {
+	log := c.logger(p)
+
+	srv, err := server.Listen(server.Config{
+		Addr: c.Addr, AdminAddr: c.AdminAddr,
+		DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	stores, err := backend.Open(p.ctx, backend.Config{
+		DatabaseURL: c.URL, RedisURL: c.RedisURL, Migrate: c.Migrate, Log: log,
+	})
+	if err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	defer func() { err = errors.Join(err, stores.Close()) }()
+
+	if err := firstStart(p, stores, srv.Addr()); err != nil {
+		return errors.Join(err, srv.Close())
+	}
+
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(stores, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	public := api.New(api.Config{
+		Greetings:          stores,
+		Keys:               stores,
+		Limiter:            stores.Limiter,
+		Log:                log,
+		Metrics:            web.NewMetrics(metrics),
+		CORSAllowedOrigins: c.CORSAllowedOrigins,
+		MaxInFlight:        c.MaxInFlight,
+		RequestTimeout:     c.RequestTimeout,
+	})
+	internal := admin.New(admin.Config{
+		Ready: stores.Ready, Draining: srv.Draining, Metrics: metrics, Pprof: c.Pprof,
+	})
+	log.Info("serving", "addr", srv.Addr().String(), "admin_addr", srv.AdminAddr().String(), "version", version())
+	if err := srv.Serve(p.ctx, public, internal); err != nil {
+		return err
+	}
+	log.Info("stopped")
+	return nil
+}
+
+func (c *serveCmd) logger(p *program) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // one of the enum
+	opts := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(p.stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(p.stderr, opts))
+}
+
+// firstStart makes the first keys of a new SQLite database and shows them, with
+// a line to paste.
+func firstStart(p *program, stores *backend.Backend, addr *net.TCPAddr) error {
+	keys := []apikey.Key{
+		{Name: "testkey1", Plan: &plan.Plan{Name: "free"}, Enabled: true},
+		{Name: "testkey2", Plan: &plan.Plan{Name: "paid"}, Enabled: true},
+	}
+	values := []apikey.Value{apikey.Generate(), apikey.Generate()}
+	first, err := stores.FirstKeys(p.ctx, keys, values)
+	if err != nil || !first {
+		return err
+	}
+	plans, err := plansByName(p.ctx, stores)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	b.WriteString("\nTwo API keys were made. Their values are shown this once:\n\n")
+	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
+	for i, k := range keys {
+		pl := plans[k.Plan.Name]
+		fmt.Fprintf(t, "  %s\t%s\t%s: %s, %s\n", k.Name, values[i].Reveal(), pl.Name, pl.Quota, pl.Throttle)
+	}
+	t.Flush()
+	fmt.Fprintf(&b, "\nTry it:\n\n  curl -H 'x-api-key: %s' 'http://%s/hello?name=brooks'\n\n", values[0].Reveal(), localAddr(addr))
+	_, err = fmt.Fprint(p.stdout, b.String())
+	return err
+}
+
+func plansByName(ctx context.Context, plans plan.Plans) (map[string]plan.Plan, error) {
+	all, err := plans.Plans(ctx)
+	byName := make(map[string]plan.Plan, len(all))
+	for _, p := range all {
+		byName[p.Name] = p
+	}
+	return byName, err
+}
+
+// localAddr is how a program on this machine reaches a listener.
+func localAddr(a *net.TCPAddr) string {
+	host := a.IP.String()
+	if a.IP.IsUnspecified() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, strconv.Itoa(a.Port))
+}

@@ -1,0 +1,72 @@
+// Package admin is the internal listener's handler, for probes, monitoring
+// and operators. It asks for no key and must not be reachable from outside.
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"helloapi/internal/web"
+)
+
+// readyTimeout bounds how long a probe waits for the stores.
+const readyTimeout = time.Second
+
+// errDraining is why a replica that stops is not ready.
+var errDraining = errors.New("draining")
+
+// Config is what the routes need.
+type Config struct {
+	Ready    func(context.Context) error // nil if the stores answer
+	Draining func() bool                 // whether the process is about to stop
+	Metrics  prometheus.Gatherer
+	Pprof    bool
+}
+
+// New returns the handler.
+func New(c Config) http.Handler {
+	r := chi.NewRouter()
+	r.Method(http.MethodGet, "/livez", web.Handler(live))
+	r.Method(http.MethodGet, "/readyz", c.ready())
+	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
+	if c.Pprof {
+		r.HandleFunc("/debug/pprof/*", pprof.Index)
+		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	r.NotFound(web.Handler(web.NotFound).ServeHTTP)
+	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
+	return r
+}
+
+// live answers 200 as long as the process serves at all: a restart would not
+// mend a store.
+func live(w http.ResponseWriter, _ *http.Request) error {
+	return web.JSON(w, http.StatusOK, web.Message{Message: "OK"})
+}
+
+// ready answers 200 if requests should be sent here. The cause of a 503 is in
+// the answer, since only operators read it; errors of stores hold no secret.
+func (c Config) ready() web.Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+		defer cancel()
+		err := errDraining
+		if !c.Draining() {
+			err = c.Ready(ctx)
+		}
+		if err != nil {
+			return &web.Error{Status: http.StatusServiceUnavailable, Message: err.Error(), RetryAfter: time.Second}
+		}
+		return web.JSON(w, http.StatusOK, web.Message{Message: "OK"})
+	}
+}

@@ -1,0 +1,65 @@
+// Package apikey is about who may call: the keys, the values that open them,
+// and the middleware that asks for one.
+package apikey
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"helloapi/internal/plan"
+)
+
+// A Key is a caller. It is known by its name, or if it has none by its value.
+type Key struct {
+	ID          string     // what limits and usage are counted under; never used again
+	Name        string     // unique; "" for a key known by its value
+	Display     string     // the first characters of its newest value
+	Plan        *plan.Plan // nil: without a plan, and refused
+	Enabled     bool
+	Description string
+	CustomerID  string
+	CreatedAt   time.Time
+	ExpiresAt   time.Time // the zero time: never
+}
+
+// Refusal says why the key is refused at the time now: "disabled", "expired"
+// or "no plan". It is "" for a key that may call.
+func (k *Key) Refusal(now time.Time) string {
+	switch {
+	case !k.Enabled:
+		return "disabled"
+	case !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt):
+		return "expired"
+	case k.Plan == nil:
+		return "no plan"
+	}
+	return ""
+}
+
+// What the stores below answer if not with an error of their own.
+var (
+	ErrUnknown     = errors.New("no such API key")
+	ErrNameTaken   = errors.New("an API key of that name exists")
+	ErrValueTaken  = errors.New("another API key has that value")
+	ErrUnknownPlan = errors.New("no such plan")
+)
+
+// A Finder finds the key that a value opens. It is safe for concurrent use.
+type Finder interface {
+	// Find returns the key that the value with the hash h opens, or ErrUnknown.
+	// Any other error says that the store could not be asked. The caller does
+	// not change the key. Concurrent calls may share a query.
+	Find(ctx context.Context, h Hash) (*Key, error)
+}
+
+// Keys is the list of keys, as its administrator sees it.
+type Keys interface {
+	// CreateKey adds a key that the value v opens, on the plan k.Plan.Name,
+	// and returns it with its ID and CreatedAt. It fails with ErrNameTaken,
+	// ErrValueTaken or ErrUnknownPlan.
+	CreateKey(ctx context.Context, k Key, v Value) (Key, error)
+
+	// Keys returns every key, sorted by name.
+	Keys(ctx context.Context) ([]Key, error)
+}

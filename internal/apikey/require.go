@@ -1,0 +1,75 @@
+package apikey
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"helloapi/internal/web"
+)
+
+// Header is the request header that carries a key's value.
+const Header = "X-Api-Key"
+
+type contextKey struct{}
+
+// From returns the key that the request of ctx was let in with, nil if it did
+// not pass Require.
+func From(ctx context.Context) *Key {
+	k, _ := ctx.Value(contextKey{}).(*Key)
+	return k
+}
+
+// Require lets in requests with a key that may call. To all others it answers
+// 403 alike, whatever the reason, and notes the reason for the operator; where
+// keys can't be asked it answers 503.
+func Require(keys Finder) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			key, refused, err := find(r, keys)
+			if err != nil {
+				web.Fail(w, r, web.Unavailable(err))
+				return
+			}
+			rec := web.RecordOf(r.Context())
+			if key != nil {
+				rec.Key = key.Name
+				if key.Plan != nil {
+					rec.Plan = key.Plan.Name
+				}
+			}
+			if refused != "" {
+				rec.Refused = refused
+				web.Fail(w, r, &web.Error{Status: http.StatusForbidden, Type: "ForbiddenException"})
+				return
+			}
+			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, key)))
+		})
+	}
+}
+
+// find returns the request's key if it is known, and why it is refused if it
+// is; an error says that this could not be found out.
+func find(r *http.Request, keys Finder) (key *Key, refused string, err error) {
+	values := r.Header[Header]
+	r.Header.Del(Header) // nothing behind here has any use for it
+	switch {
+	case len(values) == 0 || len(values) == 1 && values[0] == "":
+		return nil, "no key", nil
+	case len(values) > 1:
+		return nil, "several keys", nil
+	}
+	value, err := Parse(values[0])
+	if err != nil {
+		return nil, "malformed key", nil
+	}
+	key, err = keys.Find(r.Context(), value.Hash())
+	if errors.Is(err, ErrUnknown) {
+		return nil, "unknown key", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	return key, key.Refusal(time.Now()), nil
+}

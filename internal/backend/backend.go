@@ -1,0 +1,231 @@
+// Package backend opens the stores that a configuration asks for, and closes
+// them in order.
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"helloapi/internal/apikey"
+	"helloapi/internal/groupcommit"
+	"helloapi/internal/hello"
+	"helloapi/internal/memmeter"
+	"helloapi/internal/meter"
+	"helloapi/internal/plan"
+	"helloapi/internal/postgres"
+	"helloapi/internal/redismeter"
+	"helloapi/internal/sqlite"
+)
+
+// DefaultURL is the database of a helloapi that is told of none.
+const DefaultURL = "sqlite:data/helloapi.db"
+
+// A Database is what both databases do. Each part is the contract of the
+// package that calls it; an endpoint with storage of its own adds a line.
+type Database interface {
+	hello.Greetings
+	apikey.Finder
+	apikey.Keys
+	plan.Plans
+
+	// Ping returns nil if the database answers.
+	Ping(ctx context.Context) error
+	// Stats counts the shared round trips, by what they are for.
+	Stats() map[string]groupcommit.Stats
+	// Close answers what is under way, then disconnects.
+	Close() error
+}
+
+var (
+	_ Database = (*postgres.DB)(nil)
+	_ Database = (*sqlite.DB)(nil)
+)
+
+// Config says what to open.
+type Config struct {
+	DatabaseURL string // sqlite:PATH or postgres://…
+	RedisURL    string // "": limits are counted in this process
+	Migrate     bool   // migrate PostgreSQL first; SQLite always is
+	Log         *slog.Logger
+}
+
+// A Backend is all that a serving process stores and counts in.
+type Backend struct {
+	Database
+	Limiter meter.Limiter
+
+	redis *redismeter.Limiter // nil without Redis
+}
+
+// Open opens what cfg asks for, to be served from.
+func Open(ctx context.Context, cfg Config) (*Backend, error) {
+	path, isSQLite, err := parse(cfg.DatabaseURL)
+	if err != nil {
+		return nil, err
+	}
+	if isSQLite && cfg.RedisURL != "" {
+		return nil, errors.New("REDIS_URL is set but DATABASE_URL is a SQLite file: Redis is for several replicas, which need PostgreSQL; unset REDIS_URL or use postgres://…")
+	}
+	b := &Backend{Limiter: memmeter.New()}
+	if cfg.RedisURL != "" {
+		if b.redis, err = redismeter.Open(cfg.RedisURL); err != nil {
+			return nil, err
+		}
+		b.Limiter = b.redis
+	} else if !isSQLite {
+		cfg.Log.Warn("no REDIS_URL: this replica counts quotas and throttles for itself alone")
+	}
+
+	switch {
+	case isSQLite:
+		var db *sqlite.DB
+		if db, err = sqlite.Serve(ctx, path); err == nil {
+			b.Database = db
+		}
+	default:
+		if cfg.Migrate {
+			if _, err = postgres.Migrate(ctx, cfg.DatabaseURL); err != nil {
+				break
+			}
+		}
+		var db *postgres.DB
+		if db, err = postgres.Open(ctx, cfg.DatabaseURL); err == nil {
+			b.Database = db
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
+}
+
+// OpenDatabase opens a database to look at it or change it, beside those that
+// serve from it.
+func OpenDatabase(ctx context.Context, url string) (Database, error) {
+	path, isSQLite, err := parse(url)
+	if err != nil {
+		return nil, err
+	}
+	if isSQLite {
+		return sqlite.Open(ctx, path)
+	}
+	return postgres.Open(ctx, url)
+}
+
+// Migrate brings a database to the present schema and returns the names of
+// the migrations that it took.
+func Migrate(ctx context.Context, url string) ([]string, error) {
+	path, isSQLite, err := parse(url)
+	if err != nil {
+		return nil, err
+	}
+	if isSQLite {
+		return sqlite.Migrate(ctx, path)
+	}
+	return postgres.Migrate(ctx, url)
+}
+
+// SchemaVersions returns the version of a database's schema, and the version
+// that this program needs.
+func SchemaVersions(ctx context.Context, url string) (current, latest int64, err error) {
+	path, isSQLite, err := parse(url)
+	if err != nil {
+		return 0, 0, err
+	}
+	if isSQLite {
+		return sqlite.SchemaVersions(ctx, path)
+	}
+	return postgres.SchemaVersions(ctx, url)
+}
+
+// parse returns the path of a SQLite database. The error does not hold the
+// URL, since that may hold a password.
+func parse(url string) (path string, isSQLite bool, err error) {
+	scheme, rest, _ := strings.Cut(url, ":")
+	switch scheme {
+	case "sqlite":
+		if rest == "" || strings.HasPrefix(rest, "//") || rest == ":memory:" {
+			return "", false, errors.New("DATABASE_URL must be like sqlite:data/helloapi.db or sqlite:/var/lib/helloapi.db: a file")
+		}
+		return rest, true, nil
+	case "postgres", "postgresql":
+		return "", false, nil
+	}
+	return "", false, errors.New("DATABASE_URL must start with sqlite: or postgres://")
+}
+
+// FirstKeys creates the keys that a new installation starts with, if this is
+// one: a SQLite file that was never served from. Keys of PostgreSQL are made
+// by command, since there nobody reads what a replica prints.
+func (b *Backend) FirstKeys(ctx context.Context, keys []apikey.Key, values []apikey.Value) (bool, error) {
+	if db, ok := b.Database.(*sqlite.DB); ok {
+		return db.FirstKeys(ctx, keys, values)
+	}
+	return false, nil
+}
+
+// Ready returns nil if every store answers.
+func (b *Backend) Ready(ctx context.Context) error {
+	if err := b.Ping(ctx); err != nil {
+		return err
+	}
+	if b.redis != nil {
+		return b.redis.Ping(ctx)
+	}
+	return nil
+}
+
+// Close answers what is under way, then closes all. Limits come last: a
+// request that waits for the database may have a unit to give back.
+func (b *Backend) Close() error {
+	var errs []error
+	if b.Database != nil {
+		errs = append(errs, b.Database.Close())
+	}
+	if b.redis != nil {
+		errs = append(errs, b.redis.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close stores: %w", err)
+	}
+	return nil
+}
+
+// Stats counts the shared round trips to all stores, by what they are for.
+func (b *Backend) Stats() map[string]groupcommit.Stats {
+	stats := b.Database.Stats()
+	if b.redis != nil {
+		stats["limits"] = b.redis.Stats()
+	}
+	return stats
+}
+
+var (
+	flushesDesc = prometheus.NewDesc("helloapi_store_flushes_total",
+		"Round trips to the stores, each shared by the calls that were waiting.", []string{"store"}, nil)
+	callsDesc = prometheus.NewDesc("helloapi_store_calls_total",
+		"Calls carried out by those round trips.", []string{"store"}, nil)
+	waitingDesc = prometheus.NewDesc("helloapi_store_waiting",
+		"Calls that wait for a round trip or are on one.", []string{"store"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (b *Backend) Describe(ch chan<- *prometheus.Desc) {
+	ch <- flushesDesc
+	ch <- callsDesc
+	ch <- waitingDesc
+}
+
+// Collect implements prometheus.Collector.
+func (b *Backend) Collect(ch chan<- prometheus.Metric) {
+	for store, s := range b.Stats() {
+		ch <- prometheus.MustNewConstMetric(flushesDesc, prometheus.CounterValue, float64(s.Flushes), store)
+		ch <- prometheus.MustNewConstMetric(callsDesc, prometheus.CounterValue, float64(s.Calls), store)
+		ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(s.Waiting), store)
+	}
+}

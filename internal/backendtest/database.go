@@ -1,0 +1,359 @@
+package backendtest
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"helloapi/internal/apikey"
+	"helloapi/internal/backend"
+	"helloapi/internal/plan"
+)
+
+// TestDatabase is the suite for databases. fresh returns the URL of a fresh
+// one with the present schema.
+func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
+	for name, test := range map[string]func(*testing.T, string){
+		"Greet":             testGreet,
+		"GreetConcurrently": testGreetConcurrently,
+		"GreetBadRow":       testGreetBadRow,
+		"Keys":              testKeys,
+		"FindConcurrently":  testFindConcurrently,
+		"KeyRefusals":       testKeyRefusals,
+		"Plans":             testPlans,
+		"NotMigrated":       testNotMigrated,
+		"Close":             testClose,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, fresh(t))
+		})
+	}
+}
+
+func isSQLite(url string) bool { return strings.HasPrefix(url, "sqlite:") }
+
+func open(t testing.TB, url string) backend.Database {
+	t.Helper()
+	db, err := backend.OpenDatabase(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return db
+}
+
+func testGreet(t *testing.T, url string) {
+	db := open(t, url)
+	names := []string{"brooks", "Brooks", "é", "", " ", "a\tb", "'; DROP TABLE greetings; --", "ß", "ss", strings.Repeat("𝄞", 256)}
+	for round := int64(1); round <= 3; round++ {
+		for _, name := range names {
+			if n, err := db.Greet(t.Context(), name); err != nil || n != round {
+				t.Errorf("Greet(%q) = %d, %v; want %d", name, n, err, round)
+			}
+		}
+	}
+	// A count outlives those who counted it.
+	if n, err := open(t, url).Greet(t.Context(), "brooks"); err != nil || n != 4 {
+		t.Errorf("Greet after opening again = %d, %v; want 4", n, err)
+	}
+}
+
+func testGreetConcurrently(t *testing.T, url string) {
+	// Three that share nothing but the database, each with 20 names in another order.
+	const names, rounds = 20, 30
+	var mu sync.Mutex
+	got := map[string][]int64{}
+	var wg sync.WaitGroup
+	for r := range 3 {
+		db := open(t, url)
+		for i := range names * rounds {
+			name := fmt.Sprint("name", (i*7+r*3)%names)
+			wg.Go(func() {
+				n, err := db.Greet(t.Context(), name)
+				if err != nil {
+					t.Errorf("Greet: %v", err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				got[name] = append(got[name], n)
+			})
+		}
+	}
+	wg.Wait()
+	for name, numbers := range got {
+		if !isRange(numbers, 3*rounds) {
+			t.Errorf("%s got the numbers %v, want each of 1 to %d", name, numbers, 3*rounds)
+		}
+	}
+}
+
+// isRange reports whether numbers are 1 to n, each once, in any order.
+func isRange(numbers []int64, n int) bool {
+	slices.Sort(numbers)
+	for i, x := range numbers {
+		if x != int64(i+1) {
+			return false
+		}
+	}
+	return len(numbers) == n
+}
+
+func testGreetBadRow(t *testing.T, url string) {
+	db := open(t, url)
+	// One more would not fit: the database refuses the row, and only that.
+	Exec(t, url, `INSERT INTO greetings (name, count) VALUES ('full', $1)`, int64(math.MaxInt64))
+	unlock := lockGreetings(t, url)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		name := fmt.Sprint("name", i)
+		if i == 10 {
+			name = "full"
+		}
+		wg.Go(func() {
+			n, err := db.Greet(t.Context(), name)
+			if name == "full" && err == nil {
+				t.Errorf("Greet(full) = %d, want an error", n)
+			}
+			if name != "full" && (n != 1 || err != nil) {
+				t.Errorf("Greet(%s) = %d, %v; want 1", name, n, err)
+			}
+		})
+	}
+	waitFor(t, "20 calls to gather", func() bool { return db.Stats()["greetings"].Waiting == 20 })
+	unlock()
+	wg.Wait()
+}
+
+// lockGreetings has writers of greetings wait until it is undone.
+func lockGreetings(t testing.TB, url string) (unlock func()) {
+	t.Helper()
+	tx, err := SQL(t, url).Begin() // in SQLite that is the lock
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !isSQLite(url) {
+		if _, err := tx.Exec(`LOCK TABLE greetings IN EXCLUSIVE MODE`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		if err := tx.Rollback(); err != nil {
+			t.Errorf("unlock: %v", err)
+		}
+	}
+}
+
+// waitFor waits until cond holds, and fails the test if that takes too long.
+func waitFor(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !cond(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited too long for %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func testKeys(t *testing.T, url string) {
+	db := open(t, url)
+	free := &plan.Plan{
+		Name: "free", Quota: &plan.Quota{Limit: 5, Period: plan.Day, Timezone: "UTC"}, Throttle: &plan.Throttle{Rate: 5, Burst: 5},
+	}
+	value := apikey.Generate()
+	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Millisecond)
+	made, err := db.CreateKey(t.Context(), apikey.Key{
+		Name: "a", Plan: free, Enabled: true, Description: "d", CustomerID: "c", ExpiresAt: expires,
+	}, value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := apikey.Key{
+		ID: made.ID, Name: "a", Display: value.Display(), Plan: free, Enabled: true,
+		Description: "d", CustomerID: "c", CreatedAt: made.CreatedAt, ExpiresAt: expires,
+	}
+	if made.ID == "" || time.Since(made.CreatedAt).Abs() > time.Minute {
+		t.Errorf("CreateKey returned ID %q, created at %v", made.ID, made.CreatedAt)
+	}
+	found, err := db.Find(t.Context(), value.Hash())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, k := range map[string]apikey.Key{"CreateKey": made, "Find": *found} {
+		if diff := cmp.Diff(want, k); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+
+	for what, test := range map[string]struct {
+		name, plan string
+		value      apikey.Value
+		err        error
+	}{
+		"name taken":   {"a", "free", apikey.Generate(), apikey.ErrNameTaken},
+		"value taken":  {"b", "free", value, apikey.ErrValueTaken},
+		"no such plan": {"b", "gold", apikey.Generate(), apikey.ErrUnknownPlan},
+	} {
+		_, err := db.CreateKey(t.Context(), apikey.Key{Name: test.name, Plan: &plan.Plan{Name: test.plan}, Enabled: true}, test.value)
+		if !errors.Is(err, test.err) {
+			t.Errorf("CreateKey, %s: %v, want %v", what, err, test.err)
+		}
+	}
+	// None of them left anything behind.
+	if _, err := db.CreateKey(t.Context(), apikey.Key{Name: "b", Plan: free}, apikey.Generate()); err != nil {
+		t.Error(err)
+	}
+	keys, err := db.Keys(t.Context())
+	if err != nil || len(keys) != 2 || keys[0].Name != "a" || keys[1].Name != "b" {
+		t.Fatalf("Keys = %v, %v; want a and b", keys, err)
+	}
+	if diff := cmp.Diff(want, keys[0]); diff != "" {
+		t.Errorf("Keys (-want +got):\n%s", diff)
+	}
+	if keys[1].Enabled || !keys[1].ExpiresAt.IsZero() {
+		t.Errorf("b is enabled or expires: %+v", keys[1])
+	}
+	if _, err := db.Find(t.Context(), apikey.Generate().Hash()); !errors.Is(err, apikey.ErrUnknown) {
+		t.Errorf("Find of another value: %v, want ErrUnknown", err)
+	}
+}
+
+func testFindConcurrently(t *testing.T, url string) {
+	db := open(t, url)
+	free := &plan.Plan{Name: "free"}
+	hashes := map[apikey.Hash]string{}
+	for i := range 100 {
+		v := apikey.Generate()
+		k, err := db.CreateKey(t.Context(), apikey.Key{Name: fmt.Sprint("key", i), Plan: free, Enabled: true}, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hashes[v.Hash()] = k.ID
+	}
+	var wg sync.WaitGroup
+	for h, id := range hashes {
+		wg.Go(func() {
+			if k, err := db.Find(t.Context(), h); err != nil || k.ID != id {
+				t.Errorf("Find = %v, %v; want the key %s", k, err, id)
+			}
+			if _, err := db.Find(t.Context(), apikey.Generate().Hash()); !errors.Is(err, apikey.ErrUnknown) {
+				t.Errorf("Find of another value: %v, want ErrUnknown", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func testKeyRefusals(t *testing.T, url string) {
+	db := open(t, url)
+	past := "now() - interval '1 minute'"
+	if isSQLite(url) {
+		past = "1000 * (unixepoch() - 60)"
+	}
+	for name, test := range map[string]struct{ change, want string }{
+		"good":      {``, ""},
+		"disabled":  {`UPDATE api_keys SET enabled = NOT enabled`, "disabled"},
+		"expired":   {`UPDATE api_keys SET expires_at = ` + past, "expired"},
+		"old value": {`UPDATE api_key_values SET expires_at = ` + past, "expired"},
+		"no plan":   {`UPDATE api_keys SET plan = NULL`, "no plan"},
+	} {
+		value := apikey.Generate()
+		k, err := db.CreateKey(t.Context(), apikey.Key{Name: name, Plan: &plan.Plan{Name: "free"}, Enabled: true}, value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.change != "" {
+			column := "id"
+			if strings.Contains(test.change, "api_key_values") {
+				column = "key_id"
+			}
+			Exec(t, url, test.change+` WHERE `+column+` = $1`, k.ID)
+		}
+		found, err := db.Find(t.Context(), value.Hash())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := found.Refusal(time.Now()); got != test.want {
+			t.Errorf("%s: refused for %q, want %q", name, got, test.want)
+		}
+	}
+	// A plan that goes takes no key with it.
+	value := AddKey(t, db, AddPlan(t, url, plan.Plan{Name: "gone"}))
+	Exec(t, url, `DELETE FROM plans WHERE name = 'gone'`)
+	v, err := apikey.Parse(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := db.Find(t.Context(), v.Hash()); err != nil || found.Refusal(time.Now()) != "no plan" {
+		t.Errorf("after its plan was deleted: %v, %v; want a key without a plan", found, err)
+	}
+}
+
+func testPlans(t *testing.T, url string) {
+	db := open(t, url)
+	quota := plan.Plan{Name: "a quota", Quota: &plan.Quota{Limit: 1e15, Period: plan.Month, Offset: 27, Timezone: "Asia/Kathmandu"}}
+	throttle := plan.Plan{Name: "b throttle", Throttle: &plan.Throttle{Rate: 0.1, Burst: 1}}
+	none := plan.Plan{Name: "c none"}
+	for _, p := range []plan.Plan{none, throttle, quota} {
+		AddPlan(t, url, p)
+	}
+	got, err := db.Plans(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []plan.Plan{
+		quota, throttle, none,
+		{Name: "free", Quota: &plan.Quota{Limit: 5, Period: plan.Day, Timezone: "UTC"}, Throttle: &plan.Throttle{Rate: 5, Burst: 5}},
+		{Name: "paid", Quota: &plan.Quota{Limit: 5000, Period: plan.Day, Timezone: "UTC"}, Throttle: &plan.Throttle{Rate: 100, Burst: 200}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Plans (-want +got):\n%s", diff)
+	}
+}
+
+func testNotMigrated(t *testing.T, url string) {
+	Exec(t, url, `DELETE FROM goose_db_version WHERE version_id = (SELECT max(version_id) FROM goose_db_version)`)
+	if _, err := backend.OpenDatabase(t.Context(), url); err == nil || !strings.Contains(err.Error(), "helloapi migrate") {
+		t.Errorf("open with an old schema: %v, want the advice to migrate", err)
+	}
+	Exec(t, url, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, 1 = 1)`)
+	open(t, url) // a newer schema serves older code
+}
+
+func testClose(t *testing.T, url string) {
+	db, err := backend.OpenDatabase(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock := lockGreetings(t, url)
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			if _, err := db.Greet(t.Context(), "brooks"); err != nil {
+				t.Errorf("a call made before Close: %v", err)
+			}
+		})
+	}
+	waitFor(t, "10 calls to gather", func() bool { return db.Stats()["greetings"].Waiting == 10 })
+	closed := make(chan error)
+	go func() { closed <- db.Close() }()
+	unlock()
+	if err := <-closed; err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	wg.Wait()
+	if _, err := db.Greet(t.Context(), "brooks"); err == nil {
+		t.Error("a call after Close succeeded")
+	}
+}

@@ -1,0 +1,58 @@
+package backendtest
+
+import (
+	"crypto/rand"
+	"testing"
+
+	"helloapi/internal/apikey"
+	"helloapi/internal/plan"
+)
+
+// AddPlan writes a plan to the database at url, with a name of its own if p
+// has none, and returns it.
+func AddPlan(t testing.TB, url string, p plan.Plan) *plan.Plan {
+	t.Helper()
+	if p.Name == "" {
+		p.Name = "plan-" + rand.Text()
+	}
+	if err := p.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	var limit, period, rate, burst any
+	offset, zone := 0, "UTC"
+	if q := p.Quota; q != nil {
+		limit, period, offset = q.Limit, string(q.Period), q.Offset
+		if q.Timezone != "" {
+			zone = q.Timezone
+		}
+	}
+	if th := p.Throttle; th != nil {
+		rate, burst = th.Rate, th.Burst
+	}
+	Exec(t, url, `
+		INSERT INTO plans (name, quota_limit, quota_period, quota_offset, quota_timezone, throttle_rate, throttle_burst)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`, p.Name, limit, period, offset, zone, rate, burst)
+	return &p
+}
+
+// AddKey creates a key on the plan, with a name of its own, and returns its
+// value.
+func AddKey(t testing.TB, keys apikey.Keys, p *plan.Plan) string {
+	t.Helper()
+	value := apikey.Generate()
+	k := apikey.Key{Name: "key-" + rand.Text(), Plan: p, Enabled: true}
+	if _, err := keys.CreateKey(t.Context(), k, value); err != nil {
+		t.Fatalf("create key: %v", err)
+	}
+	return value.Reveal()
+}
+
+// Quota is a plan of n requests a day.
+func Quota(n int64) plan.Plan {
+	return plan.Plan{Quota: &plan.Quota{Limit: n, Period: plan.Day}}
+}
+
+// Throttle is a plan of rate requests a second.
+func Throttle(rate float64, burst int64) plan.Plan {
+	return plan.Plan{Throttle: &plan.Throttle{Rate: rate, Burst: burst}}
+}

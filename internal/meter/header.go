@@ -1,0 +1,45 @@
+package meter
+
+import (
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"helloapi/internal/plan"
+	"helloapi/internal/web"
+)
+
+// setPolicy tells the client its limits, as draft-ietf-httpapi-ratelimit-headers
+// has it: q is the limit and w the length of its window in seconds. For the
+// throttle q is the bucket's size and w the time it takes to fill.
+func setPolicy(h http.Header, q *plan.Quota, w plan.Window, t *plan.Throttle) {
+	var v []byte
+	if q != nil {
+		v = appendItem(v, "quota", "q", q.Limit, "w", int64(w.Length()/time.Second))
+	}
+	if t != nil {
+		if q != nil {
+			v = append(v, ", "...)
+		}
+		v = appendItem(v, "throttle", "q", t.Burst, "w", int64(math.Ceil(float64(t.Burst)/t.Rate)))
+	}
+	if v != nil {
+		h.Set("RateLimit-Policy", string(v))
+	}
+}
+
+// setRemaining tells the client how much is left of the limit, and in how many
+// seconds there will be more.
+func setRemaining(h http.Header, limit string, remaining int64, reset time.Duration) {
+	h.Set("RateLimit", string(appendItem(nil, limit, "r", remaining, "t", web.Seconds(reset))))
+}
+
+// appendItem appends a structured field's item (RFC 9651): "name";a=1;b=2.
+func appendItem(v []byte, name, a string, av int64, b string, bv int64) []byte {
+	v = append(append(append(v, '"'), name...), `";`...)
+	v = append(append(v, a...), '=')
+	v = strconv.AppendInt(v, av, 10)
+	v = append(append(append(v, ';'), b...), '=')
+	return strconv.AppendInt(v, bv, 10)
+}

@@ -1,0 +1,137 @@
+// Package plan says what a key may do: how many requests in a calendar window
+// (the quota) and how fast (the throttle). Limits hold for each key of a plan,
+// not for the plan as a whole.
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+)
+
+// Plans lists the usage plans.
+type Plans interface {
+	// Plans returns every plan, sorted by name.
+	Plans(ctx context.Context) ([]Plan, error)
+}
+
+// A Plan is a named pair of limits, either of which may be absent.
+type Plan struct {
+	Name     string    `json:"name"`
+	Quota    *Quota    `json:"quota,omitempty"`    // nil: no quota
+	Throttle *Throttle `json:"throttle,omitempty"` // nil: no throttle
+}
+
+// A Quota is a number of requests in each calendar window.
+type Quota struct {
+	Limit    int64  `json:"limit"` // requests in a window, 1 to MaxLimit
+	Period   Period `json:"period"`
+	Offset   int    `json:"offset,omitempty"`   // the day a window starts on; see Period
+	Timezone string `json:"timezone,omitempty"` // an IANA zone; "" is UTC
+}
+
+// A Period is the length of a quota's windows. A window starts at the
+// beginning of a day in the quota's time zone: of every day (DAY, offset 0),
+// of one day of the week (WEEK, offset 0 Sunday to 6 Saturday), or of one day
+// of the month (MONTH, offset 0 the 1st to 27 the 28th).
+type Period string
+
+// The periods.
+const (
+	Day   Period = "DAY"
+	Week  Period = "WEEK"
+	Month Period = "MONTH"
+)
+
+// A Throttle is a token bucket: it holds Burst tokens, is refilled at Rate
+// tokens a second, and each request takes one.
+type Throttle struct {
+	Rate  float64 `json:"rateLimit"`  // requests a second, MinRate to MaxRate
+	Burst int64   `json:"burstLimit"` // the bucket's size, 1 to MaxBurst
+}
+
+// Bounds of the limits. Scripts in Redis count in float64, which is exact up
+// to 2^53, hence MaxLimit; a token in 11 days is MinRate.
+const (
+	MaxLimit = 1e15
+	MinRate  = 1e-6
+	MaxRate  = 1e6
+	MaxBurst = 1e6
+)
+
+// DefaultBurst is the burst of a throttle that names only its rate.
+func DefaultBurst(rate float64) int64 {
+	return max(1, int64(math.Ceil(rate)))
+}
+
+// Validate reports every setting of p that cannot work, each with the values
+// that can.
+func (p Plan) Validate() error {
+	var errs []error
+	if p.Name == "" || strings.TrimSpace(p.Name) != p.Name {
+		errs = append(errs, errors.New("a plan needs a name, without spaces around it"))
+	}
+	if p.Quota != nil {
+		errs = append(errs, p.Quota.validate())
+	}
+	if p.Throttle != nil {
+		errs = append(errs, p.Throttle.validate())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("plan %q: %w", p.Name, err)
+	}
+	return nil
+}
+
+func (q Quota) validate() error {
+	var errs []error
+	if q.Limit < 1 || q.Limit > MaxLimit {
+		errs = append(errs, fmt.Errorf("quota limit %d: must be 1 to %d", q.Limit, int64(MaxLimit)))
+	}
+	last := map[Period]int{Day: 0, Week: 6, Month: 27}
+	if most, ok := last[q.Period]; !ok {
+		errs = append(errs, fmt.Errorf("quota period %q: must be DAY, WEEK or MONTH", q.Period))
+	} else if q.Offset < 0 || q.Offset > most {
+		errs = append(errs, fmt.Errorf("quota offset %d: must be 0 to %d for period %s", q.Offset, most, q.Period))
+	}
+	if _, err := location(q.Timezone); err != nil {
+		errs = append(errs, fmt.Errorf("quota timezone %q: must be the name of an IANA time zone such as Europe/Berlin", q.Timezone))
+	}
+	return errors.Join(errs...)
+}
+
+func (t Throttle) validate() error {
+	var errs []error
+	if !(t.Rate >= MinRate && t.Rate <= MaxRate) { // not NaN either
+		errs = append(errs, fmt.Errorf("throttle rateLimit %g: must be a number of requests a second from %g to %g", t.Rate, MinRate, MaxRate))
+	}
+	if t.Burst < 1 || t.Burst > MaxBurst {
+		errs = append(errs, fmt.Errorf("throttle burstLimit %d: must be 1 to %d", t.Burst, int64(MaxBurst)))
+	}
+	return errors.Join(errs...)
+}
+
+// String says the quota as people do: "5 a day".
+func (q *Quota) String() string {
+	if q == nil {
+		return "-"
+	}
+	s := fmt.Sprintf("%d a %s", q.Limit, strings.ToLower(string(q.Period)))
+	if q.Offset != 0 {
+		s += fmt.Sprintf(", offset %d", q.Offset)
+	}
+	if q.Timezone != "" && q.Timezone != "UTC" {
+		s += ", " + q.Timezone
+	}
+	return s
+}
+
+// String says the throttle as people do: "5/s, burst 10".
+func (t *Throttle) String() string {
+	if t == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%g/s, burst %d", t.Rate, t.Burst)
+}

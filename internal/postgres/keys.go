@@ -1,0 +1,139 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"helloapi/internal/apikey"
+	"helloapi/internal/groupcommit"
+	"helloapi/internal/plan"
+)
+
+// keyColumns is what scanKey reads, of k, v and p.
+const keyColumns = `
+	k.id, coalesce(k.name, ''), v.prefix, k.enabled, k.description, k.customer_id, k.created_at,
+	least(k.expires_at, v.expires_at),
+	` + plan.Columns
+
+func scanKey(row pgx.Row, more ...any) (*apikey.Key, error) {
+	var (
+		k       apikey.Key
+		expires *time.Time
+		p       plan.Row
+	)
+	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &k.CreatedAt, &expires)
+	if err := row.Scan(append(dest, p.Dest()...)...); err != nil {
+		return nil, err
+	}
+	if expires != nil {
+		k.ExpiresAt = *expires
+	}
+	k.Plan = p.Plan()
+	return &k, nil
+}
+
+// Find implements apikey.Finder: concurrent calls share a query.
+func (db *DB) Find(ctx context.Context, h apikey.Hash) (*apikey.Key, error) {
+	return db.finds.Do(ctx, h)
+}
+
+// findKeys is the flush of db.finds.
+func (db *DB) findKeys(ctx context.Context, calls []*groupcommit.Call[apikey.Hash, *apikey.Key]) {
+	hashes := make([][]byte, len(calls))
+	for i, c := range calls {
+		hashes[i] = c.In[:]
+	}
+	found, err := db.keysByHash(ctx, hashes)
+	for _, c := range calls {
+		key, ok := found[c.In]
+		switch {
+		case err != nil:
+			c.Err = fmt.Errorf("postgres: find key: %w", err)
+		case !ok:
+			c.Err = apikey.ErrUnknown
+		default:
+			c.Out = key
+		}
+	}
+}
+
+func (db *DB) keysByHash(ctx context.Context, hashes [][]byte) (map[apikey.Hash]*apikey.Key, error) {
+	rows, err := db.pool.Query(ctx, `
+		SELECT v.hash, `+keyColumns+`
+		FROM api_key_values v JOIN api_keys k ON k.id = v.key_id LEFT JOIN plans p ON p.name = k.plan
+		WHERE v.hash = ANY($1)`, hashes)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	found := make(map[apikey.Hash]*apikey.Key, len(hashes))
+	for rows.Next() {
+		var hash []byte
+		key, err := scanKey(rows, &hash)
+		if err != nil {
+			return nil, err
+		}
+		found[apikey.Hash(hash)] = key
+	}
+	return found, rows.Err()
+}
+
+// CreateKey implements apikey.Keys.
+func (db *DB) CreateKey(ctx context.Context, k apikey.Key, v apikey.Value) (apikey.Key, error) {
+	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		var expires *time.Time
+		if !k.ExpiresAt.IsZero() {
+			expires = &k.ExpiresAt
+		}
+		err := tx.QueryRow(ctx, `
+			INSERT INTO api_keys (name, plan, enabled, description, customer_id, expires_at)
+			VALUES (nullif($1, ''), $2, $3, $4, $5, $6) RETURNING id, created_at`,
+			k.Name, k.Plan.Name, k.Enabled, k.Description, k.CustomerID, expires).Scan(&k.ID, &k.CreatedAt)
+		switch {
+		case isCode(err, uniqueViolation):
+			return apikey.ErrNameTaken
+		case isCode(err, foreignKeyViolation):
+			return apikey.ErrUnknownPlan
+		case err != nil:
+			return fmt.Errorf("postgres: create key: %w", err)
+		}
+		k.Display = v.Display()
+		hash := v.Hash()
+		_, err = tx.Exec(ctx, `INSERT INTO api_key_values (hash, key_id, prefix) VALUES ($1, $2, $3)`, hash[:], k.ID, k.Display)
+		switch {
+		case isCode(err, uniqueViolation):
+			return apikey.ErrValueTaken
+		case err != nil:
+			return fmt.Errorf("postgres: create key: %w", err)
+		}
+		return nil
+	})
+	return k, err
+}
+
+// Keys implements apikey.Keys.
+func (db *DB) Keys(ctx context.Context) ([]apikey.Key, error) {
+	rows, err := db.pool.Query(ctx, `
+		SELECT `+keyColumns+`
+		FROM api_keys k
+		JOIN LATERAL (SELECT * FROM api_key_values WHERE key_id = k.id ORDER BY created_at DESC LIMIT 1) v ON true
+		LEFT JOIN plans p ON p.name = k.plan
+		ORDER BY k.name NULLS FIRST, k.created_at`)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: list keys: %w", err)
+	}
+	keys, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (apikey.Key, error) {
+		k, err := scanKey(row)
+		if err != nil {
+			return apikey.Key{}, err
+		}
+		return *k, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("postgres: list keys: %w", err)
+	}
+	return keys, nil
+}

@@ -1,0 +1,186 @@
+// Package redismeter counts against limits in Redis, for all replicas
+// together: the throttle with redis_rate, the quota with a script of its own.
+// Time is Redis' own.
+package redismeter
+
+import (
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-redis/redis_rate/v10"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"helloapi/internal/groupcommit"
+	"helloapi/internal/meter"
+	"helloapi/internal/plan"
+)
+
+//go:embed charge.lua
+var chargeLua string
+
+//go:embed refund.lua
+var refundLua string
+
+var (
+	chargeScript = redis.NewScript(chargeLua)
+	refundScript = redis.NewScript(refundLua)
+)
+
+// What charge.lua answers first.
+const (
+	wrongWindow = -1
+	granted     = 1
+)
+
+// Limiter is a meter.Limiter in Redis.
+type Limiter struct {
+	rdb    redis.UniversalClient
+	trips  *trips
+	bucket *redis_rate.Limiter
+	ahead  atomic.Int64 // how far Redis' clock is ahead of ours, a time.Duration
+}
+
+var _ meter.Limiter = (*Limiter)(nil)
+
+// Open returns a Limiter on the Redis at url (redis:// or rediss://). It does
+// not wait for Redis to be there; Ping tells. The error does not hold the url.
+func Open(url string) (*Limiter, error) {
+	opts, err := redis.ParseURL(url)
+	if err != nil {
+		// The error of net/url quotes the whole, with the password.
+		return nil, errors.New("REDIS_URL must be like redis://:password@host:6379/0, or rediss:// for TLS")
+	}
+	// The defaults of go-redis suit a cache. Here a request waits: give up soon,
+	// honour deadlines, and never send a command twice.
+	opts.ContextTimeoutEnabled = true
+	opts.MaxRetries = -1
+	opts.DialerRetries = 1
+	opts.DialTimeout = tripTimeout
+	opts.ReadTimeout = tripTimeout
+	opts.WriteTimeout = tripTimeout
+	opts.PoolTimeout = tripTimeout
+	opts.MinIdleConns = 1
+	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	rdb := redis.NewClient(opts)
+	t := newTrips(rdb)
+	return &Limiter{rdb: rdb, trips: t, bucket: redis_rate.NewLimiter(t)}, nil
+}
+
+// Ping returns nil if Redis answers.
+func (l *Limiter) Ping(ctx context.Context) error {
+	if err := l.rdb.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	return nil
+}
+
+// Close waits for the trips under way, then closes the connections.
+func (l *Limiter) Close() error {
+	l.trips.batch.Close()
+	return l.rdb.Close()
+}
+
+// Stats counts the round trips of Throttle, Charge and Refund.
+func (l *Limiter) Stats() groupcommit.Stats { return l.trips.batch.Stats() }
+
+// Now returns Redis' time, as far as it was learned from its last answer.
+func (l *Limiter) Now() time.Time {
+	return time.Now().Add(time.Duration(l.ahead.Load()))
+}
+
+// Throttle implements meter.Limiter.
+func (l *Limiter) Throttle(ctx context.Context, keyID string, t plan.Throttle) (time.Duration, error) {
+	res, err := l.bucket.Allow(ctx, bucketKey(keyID, t), limit(t))
+	if err != nil {
+		return 0, fmt.Errorf("redis: %w", err)
+	}
+	if res.Allowed > 0 {
+		return 0, nil
+	}
+	return max(1, res.RetryAfter), nil
+}
+
+// limit puts a rate that may have a fraction in the whole numbers of redis_rate.
+func limit(t plan.Throttle) redis_rate.Limit {
+	l := redis_rate.Limit{Burst: int(t.Burst)}
+	if t.Rate >= 1 {
+		l.Rate, l.Period = int(math.Round(t.Rate*1000)), 1000*time.Second
+	} else {
+		l.Rate, l.Period = 1, time.Duration(float64(time.Second)/t.Rate)
+	}
+	return l
+}
+
+// Charge implements meter.Limiter.
+func (l *Limiter) Charge(ctx context.Context, keyID string, q plan.Quota) (meter.Charge, error) {
+	// The window is found by what we believe is Redis' time. If Redis says it
+	// is another one, it has told us the time and charged nothing; that happens
+	// once more if its time then passed from one window to the next.
+	at := l.Now()
+	for range 3 {
+		w, err := q.Window(at)
+		if err != nil {
+			return meter.Charge{}, err
+		}
+		sent := time.Now()
+		reply, err := chargeScript.Run(ctx, l.trips, []string{counterKey(keyID, w)},
+			w.Start.UnixMilli(), w.End.UnixMilli(), q.Limit, rand.Text()).Slice()
+		if err != nil {
+			return meter.Charge{}, fmt.Errorf("redis: %w", err)
+		}
+		result, used, epoch, now, err := parseCharge(reply)
+		if err != nil {
+			return meter.Charge{}, err
+		}
+		l.ahead.Store(int64(now.Sub(sent.Add(time.Since(sent) / 2))))
+		if result != wrongWindow {
+			return meter.Charge{KeyID: keyID, Granted: result == granted, Used: used, Window: w, Epoch: epoch}, nil
+		}
+		at = now
+	}
+	return meter.Charge{}, errors.New("redis: its clock jumps")
+}
+
+func parseCharge(reply []any) (result, used int64, epoch string, now time.Time, err error) {
+	if len(reply) == 4 {
+		var ok [4]bool
+		var ms int64
+		result, ok[0] = reply[0].(int64)
+		used, ok[1] = reply[1].(int64)
+		epoch, ok[2] = reply[2].(string)
+		ms, ok[3] = reply[3].(int64)
+		if ok == [4]bool{true, true, true, true} {
+			return result, used, epoch, time.UnixMilli(ms), nil
+		}
+	}
+	return 0, 0, "", time.Time{}, fmt.Errorf("redis: unexpected answer %v", reply)
+}
+
+// Refund implements meter.Limiter.
+func (l *Limiter) Refund(ctx context.Context, c meter.Charge) error {
+	if err := refundScript.Run(ctx, l.trips, []string{counterKey(c.KeyID, c.Window)}, c.Epoch).Err(); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	return nil
+}
+
+// bucketKey names a key's bucket. It names the throttle too: redis_rate keeps
+// the time at which a bucket is full again, which for a slower throttle can be
+// so far ahead that a faster one would refuse until then.
+func bucketKey(keyID string, t plan.Throttle) string {
+	return "{" + keyID + "}:" + strconv.FormatFloat(t.Rate, 'g', -1, 64) + ":" + strconv.FormatInt(t.Burst, 10)
+}
+
+// counterKey names a key's counter of a window. All that belongs to one key is
+// in one slot of a cluster.
+func counterKey(keyID string, w plan.Window) string {
+	return "quota:{" + keyID + "}:" + strconv.FormatInt(w.Start.Unix(), 10) + "-" + strconv.FormatInt(w.End.Unix(), 10)
+}

@@ -1,0 +1,46 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"helloapi/internal/groupcommit"
+)
+
+const upsertGreeting = `
+	INSERT INTO greetings (name, count) VALUES (?, ?)
+	ON CONFLICT (name) DO UPDATE SET count = count + excluded.count
+	RETURNING count`
+
+// Greet implements hello.Greetings: concurrent calls share a transaction.
+func (db *DB) Greet(ctx context.Context, name string) (int64, error) {
+	return db.counts.Add(ctx, name)
+}
+
+// writeGreetings implements groupcommit.Write.
+func (db *DB) writeGreetings(ctx context.Context, names []string, by []int64) (map[string]int64, error) {
+	counts := make(map[string]int64, len(names))
+	err := db.inTx(ctx, func(tx *sql.Tx) error {
+		upsert := tx.StmtContext(ctx, db.upsert)
+		for i, name := range names {
+			var count int64
+			if err := upsert.QueryRowContext(ctx, name, by[i]).Scan(&count); err != nil {
+				return err
+			}
+			counts[name] = count
+		}
+		return nil
+	})
+	if err != nil {
+		err = fmt.Errorf("sqlite: count greetings: %w", err)
+		if isCode(err, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG) {
+			err = errors.Join(groupcommit.ErrRejected, err)
+		}
+		return nil, err
+	}
+	return counts, nil
+}

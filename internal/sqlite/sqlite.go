@@ -1,0 +1,304 @@
+// Package sqlite keeps greetings, keys and plans in one SQLite file, for a
+// helloapi that runs on one machine without any service.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"helloapi/internal/apikey"
+	"helloapi/internal/groupcommit"
+	"helloapi/migrations"
+)
+
+// flushTimeout is the deadline of a shared transaction or query.
+const flushTimeout = 5 * time.Second
+
+// ErrInUse says that another process serves the file.
+var ErrInUse = errors.New("another helloapi serves this file; stop it first")
+
+// DB is an open SQLite file. It is safe for concurrent use, and other processes
+// may have the file open too.
+type DB struct {
+	path  string
+	write *sql.DB // one connection: SQLite has one writer at a time
+	read  *sql.DB // several, which see what was committed
+	lock  *os.File
+
+	upsert *sql.Stmt // for greetings
+	counts *groupcommit.Counter
+	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
+}
+
+// Open opens the file at path, which must be there and have the present
+// schema.
+func Open(ctx context.Context, path string) (*DB, error) {
+	if err := check(path); err != nil {
+		return nil, err
+	}
+	db, err := open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	current, latest, err := db.versions(ctx)
+	if err == nil && current < latest {
+		err = fmt.Errorf("%s has schema version %d and this helloapi needs %d: run `helloapi migrate`", path, current, latest)
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db.prepare(ctx)
+}
+
+// Serve opens the file at path for the one process that serves it. It makes
+// the file, with its directory and the present schema, where there is none,
+// and fails with ErrInUse while another process serves the file.
+func Serve(ctx context.Context, path string) (*DB, error) {
+	if err := create(path); err != nil {
+		return nil, err
+	}
+	lock, err := lockFile(path)
+	if err != nil {
+		return nil, err
+	}
+	db, err := open(ctx, path)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	db.lock = lock
+	if _, err := db.migrate(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db.prepare(ctx)
+}
+
+// Migrate brings the file at path to the present schema, making it where there
+// is none, and returns the names of the migrations that it took.
+func Migrate(ctx context.Context, path string) ([]string, error) {
+	if err := create(path); err != nil {
+		return nil, err
+	}
+	db, err := open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	applied, err := db.migrate(ctx)
+	return applied, errors.Join(err, db.Close())
+}
+
+// SchemaVersions returns the version of the file's schema, and the version
+// that this program needs.
+func SchemaVersions(ctx context.Context, path string) (current, latest int64, err error) {
+	if err := check(path); err != nil {
+		return 0, 0, err
+	}
+	db, err := open(ctx, path)
+	if err != nil {
+		return 0, 0, err
+	}
+	current, latest, err = db.versions(ctx)
+	return current, latest, errors.Join(err, db.Close())
+}
+
+// check reports in plain words why there is no database at path.
+func check(path string) error {
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("there is no database at %s: start `helloapi serve` or run `helloapi migrate` to make it, or set DATABASE_URL", path)
+	} else if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	return nil
+}
+
+// create makes the file, readable by its owner only, if there is none. SQLite
+// takes an empty file for an empty database.
+func create(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("make database directory: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("make database: %w", err)
+	}
+	return f.Close()
+}
+
+// lockFile takes the lock of the one process that serves the file. It is on a
+// file beside it, which SQLite does not know, and ends with the process.
+func lockFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock database: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, errors.Join(fmt.Errorf("lock database %s: %w", path, err), f.Close())
+	}
+	return f, nil
+}
+
+func open(ctx context.Context, path string) (*DB, error) {
+	// Pragmas stand in the name: one that is executed reaches one connection of
+	// the pool only.
+	dsn := (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: filepath.ToSlash(path)}).EscapedPath()}).String() +
+		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_txlock=immediate"
+	write, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	write.SetMaxOpenConns(1)
+	read, err := sql.Open("sqlite", dsn+"&_pragma=query_only(1)")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open database: %w", err), write.Close())
+	}
+	read.SetMaxOpenConns(4)
+	read.SetMaxIdleConns(4)
+	db := &DB{path: path, write: write, read: read}
+	if err := write.PingContext(ctx); err != nil {
+		return nil, errors.Join(db.explain(err), db.Close())
+	}
+	return db, nil
+}
+
+// prepare makes db ready for requests.
+func (db *DB) prepare(ctx context.Context) (_ *DB, err error) {
+	db.upsert, err = db.write.PrepareContext(ctx, upsertGreeting)
+	if err != nil {
+		return nil, errors.Join(db.explain(err), db.Close())
+	}
+	cfg := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: flushTimeout}
+	db.counts = groupcommit.NewCounter(cfg, db.writeGreetings)
+	db.finds = groupcommit.New(cfg, db.findKeys)
+	return db, nil
+}
+
+// explain puts an error of SQLite in words that say what to do.
+func (db *DB) explain(err error) error {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		switch e.Code() & 0xff { // without what extends the code
+		case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
+			return fmt.Errorf("%s is not a SQLite database, or is damaged: set DATABASE_URL to another file, or restore this one: %w", db.path, err)
+		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
+			return fmt.Errorf("%s can't be opened for writing: give this user the right to write to it and its directory: %w", db.path, err)
+		case sqlite3.SQLITE_BUSY:
+			return fmt.Errorf("%s is locked by another process: %w", db.path, err)
+		}
+	}
+	return fmt.Errorf("database %s: %w", db.path, err)
+}
+
+func (db *DB) provider() (*goose.Provider, error) {
+	sub, err := fs.Sub(migrations.SQLite, "sqlite")
+	if err != nil {
+		return nil, err
+	}
+	return goose.NewProvider(goose.DialectSQLite3, db.write, sub)
+}
+
+func (db *DB) migrate(ctx context.Context) ([]string, error) {
+	p, err := db.provider()
+	if err != nil {
+		return nil, fmt.Errorf("migrate: %w", err)
+	}
+	results, err := p.Up(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("migrate: %w", db.explain(err))
+	}
+	var applied []string
+	for _, r := range results {
+		applied = append(applied, filepath.Base(r.Source.Path))
+	}
+	return applied, nil
+}
+
+func (db *DB) versions(ctx context.Context) (current, latest int64, err error) {
+	p, err := db.provider()
+	if err != nil {
+		return 0, 0, fmt.Errorf("read schema version: %w", err)
+	}
+	for _, s := range p.ListSources() {
+		latest = max(latest, s.Version)
+	}
+	var tables int
+	if err := db.read.QueryRowContext(ctx,
+		`SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'goose_db_version'`).Scan(&tables); err != nil {
+		return 0, 0, db.explain(err)
+	}
+	if tables == 0 {
+		return 0, latest, nil
+	}
+	if err := db.read.QueryRowContext(ctx,
+		`SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&current); err != nil {
+		return 0, 0, db.explain(err)
+	}
+	return current, latest, nil
+}
+
+// Ping returns nil if the database answers.
+func (db *DB) Ping(ctx context.Context) error {
+	if _, err := db.read.ExecContext(ctx, "SELECT 1"); err != nil {
+		return db.explain(err)
+	}
+	return nil
+}
+
+// Close answers what is under way, then closes the file.
+func (db *DB) Close() error {
+	if db.counts != nil {
+		db.counts.Close()
+		db.finds.Close()
+	}
+	err := errors.Join(db.read.Close(), db.write.Close())
+	if db.lock != nil {
+		err = errors.Join(err, db.lock.Close())
+	}
+	return err
+}
+
+// Stats counts the shared writes of greetings and the shared look-ups of keys.
+func (db *DB) Stats() map[string]groupcommit.Stats {
+	return map[string]groupcommit.Stats{"greetings": db.counts.Stats(), "keys": db.finds.Stats()}
+}
+
+// inTx runs f in a transaction that writes.
+func (db *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
+	tx, err := db.write.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	if err := f(tx); err != nil {
+		return errors.Join(err, tx.Rollback())
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+func isCode(err error, codes ...int) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, c := range codes {
+		if e.Code() == c || e.Code()&0xff == c {
+			return true
+		}
+	}
+	return false
+}

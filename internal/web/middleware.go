@@ -1,0 +1,99 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+)
+
+// errShed is the cause of a 503 given to a request that was one too many.
+var errShed = errors.New("load shed: more requests in flight than the limit")
+
+// Recover answers 500 where a handler panics, and goes on.
+func Recover(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			v := recover()
+			if v == nil {
+				return
+			}
+			if v == http.ErrAbortHandler {
+				panic(v)
+			}
+			err := fmt.Errorf("panic: %v\n%s", v, debug.Stack())
+			rec := RecordOf(r.Context())
+			if rec.status != 0 { // too late for another answer: cut this one short
+				rec.Note(err)
+				panic(http.ErrAbortHandler)
+			}
+			Fail(w, r, err)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Shed answers 503 at once where most requests are in flight already, so
+// that those in flight finish in time.
+func Shed(most int) func(http.Handler) http.Handler {
+	places := make(chan struct{}, most)
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case places <- struct{}{}:
+				defer func() { <-places }()
+				next.ServeHTTP(w, r)
+			default:
+				Fail(w, r, Unavailable(errShed))
+			}
+		})
+	}
+}
+
+// Finish lets a request run on for up to limit when its client has left: it
+// may have been charged already, and what it does is done to the end.
+func Finish(limit time.Duration) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit)
+			defer cancel()
+			next.ServeHTTP(w, r.WithContext(ctx))
+		})
+	}
+}
+
+// NotFound answers where no route has the path.
+func NotFound(http.ResponseWriter, *http.Request) error {
+	return &Error{Status: http.StatusNotFound}
+}
+
+// MethodNotAllowed answers where routes, the root router, has the path for
+// other methods only, and names them. For a method that HTTP does not define
+// chi asks it about any path.
+func MethodNotAllowed(routes chi.Routes) Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		path := r.URL.RawPath // as chi routes
+		if path == "" {
+			path = r.URL.Path
+		}
+		if len(path) > 1 {
+			path = strings.TrimSuffix(path, "/") // as middleware.StripSlashes does
+		}
+		var allowed []string
+		for _, m := range methods {
+			if routes.Match(chi.NewRouteContext(), m, path) {
+				allowed = append(allowed, m)
+			}
+		}
+		if allowed == nil {
+			return NotFound(w, r)
+		}
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		return &Error{Status: http.StatusMethodNotAllowed}
+	}
+}
