@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
@@ -97,6 +99,166 @@ func TestKeysAndPlans(t *testing.T) {
 		}
 		if got := must(t, url, "plans", "list", "-o", "json"); !strings.Contains(got, `"rateLimit": 5`) {
 			t.Errorf("plans list -o json:\n%s", got)
+		}
+	})
+}
+
+func TestKeysOfOne(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		env := map[string]string{"DATABASE_URL": url}
+		first := must(t, url, "keys", "create", "bob", "--plan", "free", "--expires", "2099-12-31", "--customer-id", "c1")
+		second := must(t, url, "keys", "rotate", "bob", "--grace", "24h")
+		if _, err := apikey.Parse(second); err != nil || second == first {
+			t.Errorf("rotate prints %q", second)
+		}
+		var shown keyInfo
+		if err := json.Unmarshal([]byte(must(t, url, "keys", "show", "bob", "-o", "json")), &shown); err != nil {
+			t.Fatal(err)
+		}
+		if shown.Value != "" || shown.ValuePrefix != second[:8] || shown.CustomerID != "c1" || shown.ExpiresAt == nil ||
+			shown.ExpiresAt.Format(time.DateOnly) != "2099-12-31" || len(shown.Values) != 2 || shown.Values[1].Prefix != first[:8] {
+			t.Errorf("show: %+v", shown)
+		}
+		var rotated keyInfo
+		if err := json.Unmarshal([]byte(must(t, url, "keys", "rotate", shown.ID, "-o", "json")), &rotated); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := apikey.Parse(rotated.Value); err != nil || rotated.Name != "bob" || rotated.ID != shown.ID {
+			t.Errorf("rotate by id: %+v", rotated)
+		}
+		must(t, url, "keys", "disable", "bob")
+		if table := must(t, url, "keys", "show", "bob"); !strings.Contains(table, "disabled") || strings.Contains(table, rotated.Value) {
+			t.Errorf("show:\n%s", table)
+		}
+		if list := must(t, url, "keys", "list"); !strings.Contains(list, "disabled") || !strings.Contains(list, "2099-12-31T00:00:00Z") {
+			t.Errorf("list:\n%s", list)
+		}
+		must(t, url, "keys", "enable", "bob")
+		must(t, url, "keys", "delete", "bob")
+
+		// A value of one's own comes from a file, and is not printed.
+		const own = "given-value-0123456789"
+		var out, errOut bytes.Buffer
+		err := run(t.Context(), []string{"keys", "create", "own", "--plan", "free", "--value-file", "-"},
+			func(k string) string { return env[k] }, strings.NewReader(own+"\r\n"), &out, &errOut)
+		if err != nil || out.Len() != 0 || strings.Contains(errOut.String(), own) {
+			t.Errorf("create with a value: %v, printed %s%s", err, &out, &errOut)
+		}
+		file := filepath.Join(t.TempDir(), "value")
+		for _, test := range []struct{ value, want string }{
+			{own, "choose another one"},
+			{"too-short-0123456", "20 to 128 characters"},
+			{"hk_0123456789012345678901234567890123456", "cut off or mistyped"},
+			{"with a space 0123456789", "without spaces"},
+			{strings.Repeat("x", 5000), "20 to 128 characters"},
+		} {
+			if err := os.WriteFile(file, []byte(test.value), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			for _, args := range [][]string{{"keys", "create", "b", "--plan", "free"}, {"keys", "rotate", "own"}} {
+				_, _, err := helloapi(t, env, append(args, "--value-file", file)...)
+				if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), test.value) {
+					t.Errorf("%v with the value %.40s: %v, want %q", args, test.value, err, test.want)
+				}
+			}
+		}
+		for _, command := range []string{"show", "rotate", "enable", "disable", "delete"} {
+			if _, _, err := helloapi(t, env, "keys", command, "nobody"); err == nil || !strings.Contains(err.Error(), `there is no key "nobody"`) {
+				t.Errorf("keys %s of no key: %v", command, err)
+			}
+		}
+		for _, args := range [][]string{
+			{"keys", "create", "b", "--plan", "free", "--expires", "tomorrow"},
+			{"keys", "create", "b", "--plan", "free", "--expires", "2001-01-01"},
+			{"keys", "create", "b", "--plan", "free", "--expires", "-5h"},
+			{"keys", "create", "b", "--plan", "free", "--value-file", "/nowhere"},
+			{"keys", "rotate", "own", "--grace", "-1h"},
+		} {
+			if _, _, err := helloapi(t, env, args...); err == nil {
+				t.Errorf("helloapi %q succeeded", args)
+			}
+		}
+		if list := must(t, url, "keys", "list", "-o", "json"); strings.Contains(list, `"b"`) {
+			t.Errorf("one that failed made a key:\n%s", list)
+		}
+		noSecrets(t, url, first, second, rotated.Value, own)
+	})
+}
+
+// noSecrets fails the test if a key's value is anywhere in the database.
+func noSecrets(t testing.TB, url string, values ...string) {
+	t.Helper()
+	for _, table := range []string{"api_keys", "api_key_values", "plans", "greetings"} {
+		rows, err := backendtest.SQL(t, url).Query("SELECT * FROM " + table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		columns, err := rows.Columns()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for rows.Next() {
+			row := make([]any, len(columns))
+			for i := range row {
+				row[i] = new(any)
+			}
+			if err := rows.Scan(row...); err != nil {
+				t.Fatal(err)
+			}
+			for i, v := range row {
+				text := fmt.Sprintf("%s", *v.(*any))
+				for _, secret := range values {
+					if strings.Contains(text, secret) {
+						t.Errorf("%s.%s has a key's value", table, columns[i])
+					}
+				}
+			}
+		}
+		if err := rows.Err(); err != nil {
+			t.Fatal(err)
+		}
+		rows.Close()
+	}
+}
+
+func TestExpiry(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for s, want := range map[string]string{
+		"30d":                       "2026-03-31T12:00:00Z",
+		"36h":                       "2026-03-03T00:00:00Z",
+		"2026-03-02":                "2026-03-02T00:00:00Z",
+		"2026-03-02T10:00:00+02:00": "2026-03-02T08:00:00Z",
+		"2026-03-01":                "", // has passed
+		"0d":                        "",
+		"d":                         "",
+		"1000000d":                  "",
+		"30":                        "",
+	} {
+		got, err := parseExpiry(s, now)
+		if (err == nil) != (want != "") || err == nil && got.UTC().Format(time.RFC3339) != want {
+			t.Errorf("%s: %v, %v; want %s", s, got, err, want)
+		}
+	}
+}
+
+func TestGreetings(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		env := map[string]string{"DATABASE_URL": url}
+		backendtest.Exec(t, url, `INSERT INTO greetings (name, count) VALUES ('Zoë', 3), ('brooks', 5), ('ann', 1)`)
+		if got, want := must(t, url, "greetings", "top", "-n", "2"), "COUNT   NAME\n5       brooks\n3       Zoë"; got != want {
+			t.Errorf("greetings top:\n%s\nwant\n%s", got, want)
+		}
+		if got := must(t, url, "greetings", "top", "-o", "json"); !strings.Contains(got, `"name": "brooks"`) {
+			t.Errorf("greetings top -o json:\n%s", got)
+		}
+		must(t, url, "greetings", "delete", "Zoë") // the same, decomposed
+		for _, args := range [][]string{{"delete", "Zoë"}, {"delete", "a\tb"}, {"top", "-n", "0"}} {
+			if _, _, err := helloapi(t, env, append([]string{"greetings"}, args...)...); err == nil {
+				t.Errorf("greetings %q succeeded", args)
+			}
 		}
 	})
 }

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -169,5 +168,3 @@ func must(t testing.TB, url string, args ...string) string {
 	}
 	return strings.TrimSuffix(out, "\n")
 }
-
-var _ io.Writer = (*lockedBuffer)(nil)

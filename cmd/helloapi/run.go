@@ -17,8 +17,9 @@ import (
 type commands struct {
 	Serve       serveCmd       `cmd:"" help:"Serve the API until told to stop (SIGTERM, or Ctrl-C)."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this program's schema."`
-	Keys        keysCmd        `cmd:"" help:"Create and list API keys."`
+	Keys        keysCmd        `cmd:"" help:"Create, list, show, rotate, enable, disable and delete API keys."`
 	Plans       plansCmd       `cmd:"" help:"List usage plans."`
+	Greetings   greetingsCmd   `cmd:"" help:"List the names that were greeted most, and delete one."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Succeed if the serving process on this machine is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 }

@@ -31,6 +31,7 @@ type serveCmd struct {
 	RedisURL string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0. Without it each counts for itself."`
 	Migrate  bool   `setting:"" help:"Migrate PostgreSQL before serving. SQLite always is."`
 
+	KeyStaleMax        time.Duration `setting:"" default:"1h" placeholder:"TIME" help:"How long a known key may be used while the database is away."`
 	MaxInFlight        int           `setting:"" default:"4096" placeholder:"N" help:"Requests served at a time. More get 503."`
 	RequestTimeout     time.Duration `setting:"" default:"10s" placeholder:"TIME" help:"How long a request may take."`
 	DrainDelay         time.Duration `setting:"" default:"0s" placeholder:"TIME" help:"How long to go on serving when told to stop, for a load balancer to notice."`
@@ -62,6 +63,9 @@ func (c *serveCmd) Validate() error {
 	if c.RequestTimeout <= 0 {
 		errs = append(errs, errors.New("REQUEST_TIMEOUT: must be more than 0s"))
 	}
+	if c.KeyStaleMax < 0 {
+		errs = append(errs, errors.New("KEY_STALE_MAX: must not be negative"))
+	}
 	if c.DrainDelay < 0 {
 		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
 	}
@@ -82,7 +86,7 @@ func (c *serveCmd) Run(p *program) (err error) {
 		return err
 	}
 	stores, err := backend.Open(p.ctx, backend.Config{
-		DatabaseURL: c.URL, RedisURL: c.RedisURL, Migrate: c.Migrate, Log: log,
+		DatabaseURL: c.URL, RedisURL: c.RedisURL, Migrate: c.Migrate, KeyStaleMax: c.KeyStaleMax, Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, srv.Close())
@@ -94,10 +98,10 @@ func (c *serveCmd) Run(p *program) (err error) {
 	}
 
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(stores, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics.MustRegister(stores, stores.KeyCache, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	public := api.New(api.Config{
 		Greetings:          stores,
-		Keys:               stores,
+		Keys:               stores.KeyCache,
 		Limiter:            stores.Limiter,
 		Log:                log,
 		Metrics:            web.NewMetrics(metrics),

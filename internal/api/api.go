@@ -20,7 +20,7 @@ import (
 // Config is what the routes need.
 type Config struct {
 	Greetings hello.Greetings
-	Keys      apikey.Finder
+	Keys      Keys
 	Limiter   meter.Limiter
 
 	Log     *slog.Logger
@@ -29,6 +29,12 @@ type Config struct {
 	CORSAllowedOrigins []string      // "*" for any
 	MaxInFlight        int           // requests served at a time; more get 503
 	RequestTimeout     time.Duration // how long one may take
+}
+
+// Keys finds keys, and has the clock by which they expire.
+type Keys interface {
+	apikey.Finder
+	Now() time.Time
 }
 
 // New returns the public API.
@@ -46,8 +52,8 @@ func New(c Config) http.Handler {
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
 
 	keyed := r.With(
-		apikey.Require(c.Keys),       // 403
-		meter.New(c.Limiter).Enforce, // 429; charges what is answered below 400
+		apikey.Require(c.Keys, c.Keys.Now), // 403
+		meter.New(c.Limiter).Enforce,       // 429; charges what is answered below 400
 	)
 	keyed.Method(http.MethodGet, "/hello", hello.Handler(c.Greetings))
 

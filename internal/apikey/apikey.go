@@ -21,6 +21,15 @@ type Key struct {
 	CustomerID  string
 	CreatedAt   time.Time
 	ExpiresAt   time.Time // the zero time: never
+
+	Values []StoredValue // the newest first; only as Keys.Key returns it
+}
+
+// A StoredValue is what is known of a value that opens a key.
+type StoredValue struct {
+	Display   string
+	CreatedAt time.Time
+	ExpiresAt time.Time // the zero time: not before its key
 }
 
 // Refusal says why the key is refused at the time now: "disabled", "expired"
@@ -53,13 +62,30 @@ type Finder interface {
 	Find(ctx context.Context, h Hash) (*Key, error)
 }
 
-// Keys is the list of keys, as its administrator sees it.
+// Keys is the list of keys, as its administrator sees it. A key is referred to
+// by its name, or else by its ID; the methods fail with ErrUnknown if there is
+// none. A change is durable when a method returns, and told to those who Watch.
 type Keys interface {
 	// CreateKey adds a key that the value v opens, on the plan k.Plan.Name,
 	// and returns it with its ID and CreatedAt. It fails with ErrNameTaken,
 	// ErrValueTaken or ErrUnknownPlan.
 	CreateKey(ctx context.Context, k Key, v Value) (Key, error)
 
-	// Keys returns every key, sorted by name.
+	// Keys returns every key, sorted by name. Keys that have expired are among
+	// them: nothing but DeleteKey removes a key.
 	Keys(ctx context.Context) ([]Key, error)
+
+	// Key returns one key, with its values.
+	Key(ctx context.Context, ref string) (Key, error)
+
+	// EnableKey sets whether a key may call.
+	EnableKey(ctx context.Context, ref string, enabled bool) error
+
+	// RotateKey has the value v open the key. Those that did go on doing so for
+	// grace. It fails with ErrValueTaken.
+	RotateKey(ctx context.Context, ref string, v Value, grace time.Duration) error
+
+	// DeleteKey removes a key and what its values open. A key that is created
+	// with its name later is another one.
+	DeleteKey(ctx context.Context, ref string) error
 }

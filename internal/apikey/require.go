@@ -23,11 +23,11 @@ func From(ctx context.Context) *Key {
 
 // Require lets in requests with a key that may call. To all others it answers
 // 403 alike, whatever the reason, and notes the reason for the operator; where
-// keys can't be asked it answers 503.
-func Require(keys Finder) func(http.Handler) http.Handler {
+// keys can't be asked it answers 503. Keys expire by the clock now.
+func Require(keys Finder, now func() time.Time) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			key, refused, err := find(r, keys)
+			key, refused, err := find(r, keys, now)
 			if err != nil {
 				web.Fail(w, r, web.Unavailable(err))
 				return
@@ -51,7 +51,7 @@ func Require(keys Finder) func(http.Handler) http.Handler {
 
 // find returns the request's key if it is known, and why it is refused if it
 // is; an error says that this could not be found out.
-func find(r *http.Request, keys Finder) (key *Key, refused string, err error) {
+func find(r *http.Request, keys Finder, now func() time.Time) (key *Key, refused string, err error) {
 	values := r.Header[Header]
 	r.Header.Del(Header) // nothing behind here has any use for it
 	switch {
@@ -71,5 +71,5 @@ func find(r *http.Request, keys Finder) (key *Key, refused string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return key, key.Refusal(time.Now()), nil
+	return key, key.Refusal(now()), nil
 }

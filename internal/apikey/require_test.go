@@ -53,7 +53,7 @@ func knows(t *testing.T, k *apikey.Key) *finder {
 func send(t *testing.T, keys apikey.Finder, next http.HandlerFunc, values ...string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
 	var log bytes.Buffer
-	h := web.Observe(slog.New(slog.NewJSONHandler(&log, nil)), web.NewMetrics(prometheus.NewRegistry()))(apikey.Require(keys)(next))
+	h := web.Observe(slog.New(slog.NewJSONHandler(&log, nil)), web.NewMetrics(prometheus.NewRegistry()))(apikey.Require(keys, time.Now)(next))
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	for _, v := range values {
 		r.Header.Add("x-api-key", v)
@@ -207,5 +207,30 @@ func TestFromOutside(t *testing.T) {
 	t.Parallel()
 	if k := apikey.From(t.Context()); k != nil {
 		t.Errorf("From returns %+v", k)
+	}
+}
+
+// A key expires by the clock that Require was given: that of the stores, where
+// this machine's may be wrong.
+func TestRequireClock(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, tt := range []struct {
+		name    string
+		expires time.Time
+		status  int
+	}{
+		{"expired here, not there", now.Add(-time.Minute), http.StatusOK},
+		{"expired there as well", now.Add(-time.Hour), http.StatusForbidden},
+	} {
+		keys := knows(t, &apikey.Key{ID: "1", Plan: &plan.Plan{Name: "free"}, Enabled: true, ExpiresAt: tt.expires})
+		h := apikey.Require(keys, func() time.Time { return now.Add(-time.Hour) })(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set(apikey.Header, value)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tt.status {
+			t.Errorf("%s: answered %d, want %d", tt.name, w.Code, tt.status)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -29,7 +30,8 @@ const DefaultURL = "sqlite:data/helloapi.db"
 // package that calls it; an endpoint with storage of its own adds a line.
 type Database interface {
 	hello.Greetings
-	apikey.Finder
+	hello.Counts
+	apikey.Source
 	apikey.Keys
 	plan.Plans
 
@@ -51,13 +53,19 @@ type Config struct {
 	DatabaseURL string // sqlite:PATH or postgres://…
 	RedisURL    string // "": limits are counted in this process
 	Migrate     bool   // migrate PostgreSQL first; SQLite always is
-	Log         *slog.Logger
+
+	// KeyStaleMax is how long a key that is known may be used while the
+	// database is away.
+	KeyStaleMax time.Duration
+
+	Log *slog.Logger
 }
 
 // A Backend is all that a serving process stores and counts in.
 type Backend struct {
 	Database
-	Limiter meter.Limiter
+	KeyCache *apikey.Cache // finds keys of Database
+	Limiter  meter.Limiter
 
 	redis *redismeter.Limiter // nil without Redis
 }
@@ -94,9 +102,12 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 			}
 		}
 		var db *postgres.DB
-		if db, err = postgres.Open(ctx, cfg.DatabaseURL); err == nil {
+		if db, err = postgres.Open(ctx, cfg.DatabaseURL, cfg.Log); err == nil {
 			b.Database = db
 		}
+	}
+	if err == nil {
+		b.KeyCache, err = apikey.NewCache(b.Database, cfg.KeyStaleMax)
 	}
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -114,7 +125,7 @@ func OpenDatabase(ctx context.Context, url string) (Database, error) {
 	if isSQLite {
 		return sqlite.Open(ctx, path)
 	}
-	return postgres.Open(ctx, url)
+	return postgres.Open(ctx, url, slog.New(slog.DiscardHandler))
 }
 
 // Migrate brings a database to the present schema and returns the names of
@@ -184,6 +195,9 @@ func (b *Backend) Ready(ctx context.Context) error {
 // request that waits for the database may have a unit to give back.
 func (b *Backend) Close() error {
 	var errs []error
+	if b.KeyCache != nil {
+		b.KeyCache.Close()
+	}
 	if b.Database != nil {
 		errs = append(errs, b.Database.Close())
 	}

@@ -48,6 +48,7 @@ func TestAPI(t *testing.T, replicas int, fresh func(testing.TB) backend.Config) 
 		"BrokenLimiter":     testBrokenLimiter,
 		"ClientThatLeaves":  testClientThatLeaves,
 		"RoundTrips":        testRoundTrips,
+		"FirstUses":         testFirstUses,
 		"DatabaseGoesAway":  testStoresClosed,
 		"LimitsHeaderOfAll": testHeaders,
 	} {
@@ -104,7 +105,7 @@ func (d *deployment) add(t testing.TB) {
 func (d *deployment) serve(t testing.TB, b *backend.Backend, change func(*api.Config)) {
 	t.Helper()
 	cfg := api.Config{
-		Greetings: b, Keys: b, Limiter: b.Limiter,
+		Greetings: b, Keys: b.KeyCache, Limiter: b.Limiter,
 		Log: d.cfg.Log, Metrics: web.NewMetrics(prometheus.NewRegistry()),
 		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: 20 * time.Second,
 	}
@@ -600,13 +601,13 @@ func testBrokenGreetings(t *testing.T, d *deployment) {
 	}
 }
 
-type brokenKeys struct{}
+type brokenKeys struct{ api.Keys }
 
 func (brokenKeys) Find(context.Context, apikey.Hash) (*apikey.Key, error) { return nil, errBroken }
 
 func testBrokenKeys(t *testing.T, d *deployment) {
 	key := d.key(t, plan.Plan{})
-	d.change(t, func(c *api.Config) { c.Keys = brokenKeys{} })
+	d.change(t, func(c *api.Config) { c.Keys = brokenKeys{c.Keys} })
 	d.hello(t, key, "brooks").wantUnavailable(t)
 	// What needs no look-up is refused still.
 	d.hello(t, "", "brooks").want(t, 403, "Forbidden")
@@ -705,15 +706,68 @@ func testRoundTrips(t *testing.T, d *deployment) {
 	p := Quota(1000)
 	p.Throttle = Throttle(1000, 1000).Throttle
 	key := d.key(t, p)
-	d.hello(t, key, "brooks") // loads scripts
+	waitFor(t, "the key cache to be in use", func() bool {
+		d.hello(t, key, "brooks") // loads scripts
+		before := d.stores[0].Stats()["keys"]
+		d.hello(t, key, "brooks")
+		return d.stores[0].Stats()["keys"] == before
+	})
 	before := d.stores[0].Stats()
 	d.hello(t, key, "brooks")
 	after := d.stores[0].Stats()
-	want := map[string]uint64{"greetings": 1, "keys": 1, "limits": 2}
+	want := map[string]uint64{"greetings": 1, "keys": 0, "limits": 2}
 	for store, s := range after {
 		if got := s.Flushes - before[store].Flushes; got != want[store] {
 			t.Errorf("one request took %d round trips for %s, want %d", got, store, want[store])
 		}
+	}
+}
+
+// 500 keys that are used for the first time at once are found in a handful of
+// queries.
+func testFirstUses(t *testing.T, d *deployment) {
+	b := d.stores[0]
+	var hashes []apikey.Hash
+	for range 500 {
+		v, err := apikey.Parse(AddKey(t, b, &plan.Plan{Name: "paid"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		hashes = append(hashes, v.Hash())
+	}
+	before := b.Stats()["keys"].Flushes
+	most := uint64(50) // SQLite's readers wait for nobody, so not all gather
+	unlock := func() {}
+	if !isSQLite(d.cfg.DatabaseURL) {
+		most = 2
+		tx, err := SQL(t, d.cfg.DatabaseURL).Begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tx.Exec(`LOCK TABLE api_key_values IN ACCESS EXCLUSIVE MODE`); err != nil {
+			t.Fatal(err)
+		}
+		unlock = func() {
+			waitFor(t, "500 look-ups to gather", func() bool { return b.Stats()["keys"].Waiting == 500 })
+			if err := tx.Rollback(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	var wg sync.WaitGroup
+	for _, h := range hashes {
+		wg.Go(func() {
+			if _, err := b.KeyCache.Find(t.Context(), h); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	unlock()
+	wg.Wait()
+	flushes := b.Stats()["keys"].Flushes - before
+	t.Logf("500 first uses of 500 keys took %d queries", flushes)
+	if flushes > most {
+		t.Errorf("500 first uses of 500 keys took %d queries, want %d at most", flushes, most)
 	}
 }
 

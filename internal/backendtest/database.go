@@ -1,6 +1,7 @@
 package backendtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -14,6 +15,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
+	"helloapi/internal/hello"
 	"helloapi/internal/plan"
 )
 
@@ -27,6 +29,11 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"Keys":              testKeys,
 		"FindConcurrently":  testFindConcurrently,
 		"KeyRefusals":       testKeyRefusals,
+		"EnableKey":         testEnableKey,
+		"RotateKey":         testRotateKey,
+		"DeleteKey":         testDeleteKey,
+		"Watch":             testWatch,
+		"GreetingCounts":    testGreetingCounts,
 		"Plans":             testPlans,
 		"NotMigrated":       testNotMigrated,
 		"Close":             testClose,
@@ -297,6 +304,243 @@ func testKeyRefusals(t *testing.T, url string) {
 	}
 	if found, err := db.Find(t.Context(), v.Hash()); err != nil || found.Refusal(time.Now()) != "no plan" {
 		t.Errorf("after its plan was deleted: %v, %v; want a key without a plan", found, err)
+	}
+}
+
+// find returns the key that a value opens, and why it is refused: "unknown" if
+// there is none.
+func find(t testing.TB, db backend.Database, v apikey.Value) (*apikey.Key, string) {
+	t.Helper()
+	k, err := db.Find(t.Context(), v.Hash())
+	if errors.Is(err, apikey.ErrUnknown) {
+		return nil, "unknown"
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, k.Refusal(time.Now())
+}
+
+// newKey creates a key on the free plan.
+func newKey(t testing.TB, db backend.Database, name string) (apikey.Key, apikey.Value) {
+	t.Helper()
+	v := apikey.Generate()
+	k, err := db.CreateKey(t.Context(), apikey.Key{Name: name, Plan: &plan.Plan{Name: "free"}, Enabled: true}, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, v
+}
+
+func testEnableKey(t *testing.T, url string) {
+	db := open(t, url)
+	k, v := newKey(t, db, "a")
+	other, _ := newKey(t, db, k.ID) // named as the first's ID is
+	for _, ref := range []string{"a", k.Name} {
+		for _, enabled := range []bool{false, false, true, true} {
+			if err := db.EnableKey(t.Context(), ref, enabled); err != nil {
+				t.Fatal(err)
+			}
+			if _, refused := find(t, db, v); (refused == "") != enabled {
+				t.Errorf("enabled: %v, but refused for %q", enabled, refused)
+			}
+		}
+	}
+	// A name goes before an ID.
+	if got, err := db.Key(t.Context(), k.ID); err != nil || got.ID != other.ID {
+		t.Errorf("Key(%q) = %+v, %v; want the one of that name", k.ID, got, err)
+	}
+	if got, err := db.Key(t.Context(), other.ID); err != nil || got.ID != other.ID {
+		t.Errorf("Key of an ID = %+v, %v", got, err)
+	}
+	for _, ref := range []string{"b", "", "A"} {
+		if err := db.EnableKey(t.Context(), ref, true); !errors.Is(err, apikey.ErrUnknown) {
+			t.Errorf("EnableKey(%q): %v, want ErrUnknown", ref, err)
+		}
+		if _, err := db.Key(t.Context(), ref); !errors.Is(err, apikey.ErrUnknown) {
+			t.Errorf("Key(%q): %v, want ErrUnknown", ref, err)
+		}
+		if err := db.RotateKey(t.Context(), ref, apikey.Generate(), 0); !errors.Is(err, apikey.ErrUnknown) {
+			t.Errorf("RotateKey(%q): %v, want ErrUnknown", ref, err)
+		}
+		if err := db.DeleteKey(t.Context(), ref); !errors.Is(err, apikey.ErrUnknown) {
+			t.Errorf("DeleteKey(%q): %v, want ErrUnknown", ref, err)
+		}
+	}
+}
+
+func testRotateKey(t *testing.T, url string) {
+	db := open(t, url)
+	k, first := newKey(t, db, "a")
+	_, others := newKey(t, db, "b")
+	rotate := func(v apikey.Value, grace time.Duration) {
+		t.Helper()
+		if err := db.RotateKey(t.Context(), "a", v, grace); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second, third, fourth := apikey.Generate(), apikey.Generate(), apikey.Generate()
+	rotate(second, time.Hour)
+	if got, refused := find(t, db, first); refused != "" || got.ID != k.ID || time.Until(got.ExpiresAt).Round(time.Minute) != time.Hour {
+		t.Errorf("the old value, in its grace: %+v, refused for %q", got, refused)
+	}
+	if got, refused := find(t, db, second); refused != "" || got.ID != k.ID || !got.ExpiresAt.IsZero() {
+		t.Errorf("the new value: %+v, refused for %q", got, refused)
+	}
+	// A longer grace for the second does not prolong that of the first.
+	rotate(third, 24*time.Hour)
+	if got, _ := find(t, db, first); time.Until(got.ExpiresAt) > time.Hour {
+		t.Errorf("the first value now expires at %v", got.ExpiresAt)
+	}
+	rotate(fourth, 0)
+	for _, v := range []apikey.Value{first, second, third} {
+		if _, refused := find(t, db, v); refused != "expired" {
+			t.Errorf("an old value without grace is refused for %q", refused)
+		}
+	}
+	if _, refused := find(t, db, fourth); refused != "" {
+		t.Errorf("the newest value is refused for %q", refused)
+	}
+	if _, refused := find(t, db, others); refused != "" {
+		t.Errorf("another key is refused for %q", refused)
+	}
+	// A value is never used again, and if it can't be used nothing changes.
+	for _, v := range []apikey.Value{first, fourth, others} {
+		if err := db.RotateKey(t.Context(), "a", v, 0); !errors.Is(err, apikey.ErrValueTaken) {
+			t.Errorf("RotateKey to a value in use: %v", err)
+		}
+	}
+	if _, refused := find(t, db, fourth); refused != "" {
+		t.Errorf("after a rotation that failed, refused for %q", refused)
+	}
+	got, err := db.Key(t.Context(), "a")
+	if err != nil || got.ID != k.ID || got.Display != fourth.Display() || got.Plan.Name != "free" || len(got.Values) != 4 {
+		t.Fatalf("Key = %+v, %v", got, err)
+	}
+	for i, v := range []apikey.Value{fourth, third, second, first} {
+		if s := got.Values[i]; s.Display != v.Display() || s.CreatedAt.IsZero() || s.ExpiresAt.IsZero() != (i == 0) {
+			t.Errorf("value %d: %+v, want %s", i, s, v.Display())
+		}
+	}
+	if keys, err := db.Keys(t.Context()); err != nil || len(keys) != 2 || keys[0].Display != fourth.Display() {
+		t.Errorf("Keys = %+v, %v", keys, err)
+	}
+}
+
+func testDeleteKey(t *testing.T, url string) {
+	db := open(t, url)
+	k, v := newKey(t, db, "a")
+	if err := db.DeleteKey(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if _, refused := find(t, db, v); refused != "unknown" {
+		t.Errorf("refused for %q", refused)
+	}
+	again, _ := newKey(t, db, "a")
+	if again.ID == k.ID {
+		t.Error("a key of the same name has the ID of the one before it")
+	}
+}
+
+// watcher notes what it is told.
+type watcher struct{ changed, current chan bool }
+
+func (w watcher) Changed() { w.changed <- true }
+func (w watcher) Current(asOf, clock time.Time) {
+	if d := time.Since(asOf); d < 0 || d > time.Second || clock.Sub(asOf).Abs() > time.Minute {
+		panic(fmt.Sprintf("told of %v, when it was %v", asOf, clock))
+	}
+	select {
+	case w.current <- true:
+	default:
+	}
+}
+
+func testWatch(t *testing.T, url string) {
+	db := open(t, url)
+	ctx, stop := context.WithCancel(t.Context())
+	w := watcher{make(chan bool, 1000), make(chan bool, 1)}
+	stopped := make(chan bool)
+	go func() {
+		defer close(stopped)
+		db.Watch(ctx, w)
+	}()
+	defer func() {
+		stop()
+		<-stopped
+	}()
+	told := func(what string) {
+		t.Helper()
+		select {
+		case <-w.changed:
+		case <-time.After(5 * time.Second):
+			t.Fatalf("not told of: %s", what)
+		}
+		// And not for much longer: greetings are no change.
+		for range 2 {
+			<-w.current
+		}
+		for len(w.changed) > 0 {
+			<-w.changed
+		}
+	}
+	told("the beginning, before which anything may have happened")
+	newKey(t, db, "a")
+	told("a key created")
+	if err := db.RotateKey(t.Context(), "a", apikey.Generate(), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	told("a key rotated")
+	for _, stmt := range []string{
+		`UPDATE plans SET quota_limit = 6 WHERE name = 'free'`,
+		`INSERT INTO plans (name) VALUES ('new')`,
+		`DELETE FROM plans WHERE name = 'new'`,
+		`UPDATE api_keys SET description = 'x'`,
+		`UPDATE api_key_values SET prefix = 'x'`,
+		`DELETE FROM api_key_values`,
+		`DELETE FROM api_keys`,
+	} {
+		Exec(t, url, stmt)
+		told(stmt)
+	}
+	if _, err := db.Greet(t.Context(), "brooks"); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		<-w.current
+	}
+	if len(w.changed) > 0 {
+		t.Error("told of a greeting")
+	}
+}
+
+func testGreetingCounts(t *testing.T, url string) {
+	db := open(t, url)
+	if got, err := db.TopGreetings(t.Context(), 10); err != nil || len(got) != 0 {
+		t.Errorf("TopGreetings of none = %v, %v", got, err)
+	}
+	for name, n := range map[string]int{"a": 2, "b": 3, "c": 2, "d": 1} {
+		for range n {
+			if _, err := db.Greet(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	got, err := db.TopGreetings(t.Context(), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]hello.Count{{Name: "b", Count: 3}, {Name: "a", Count: 2}, {Name: "c", Count: 2}}, got); diff != "" {
+		t.Errorf("TopGreetings (-want +got):\n%s", diff)
+	}
+	if err := db.DeleteGreeting(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.DeleteGreeting(t.Context(), "b"); !errors.Is(err, hello.ErrNotGreeted) {
+		t.Errorf("DeleteGreeting again: %v, want ErrNotGreeted", err)
+	}
+	if n, err := db.Greet(t.Context(), "b"); err != nil || n != 1 {
+		t.Errorf("Greet after it was deleted = %d, %v; want 1", n, err)
 	}
 }
 

@@ -56,7 +56,11 @@ func parseName(names []string) (string, error) {
 	if len(names) == 0 || names[len(names)-1] == "" {
 		return "anonymous", nil
 	}
-	name := names[len(names)-1]
+	return ParseName(names[len(names)-1])
+}
+
+// ParseName returns a name as it is counted, or a 400 that says why it can't be.
+func ParseName(name string) (string, error) {
 	if !utf8.ValidString(name) {
 		return "", web.BadRequest("The name is not UTF-8")
 	}

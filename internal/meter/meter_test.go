@@ -143,7 +143,7 @@ func newEndpoint(q *plan.Quota, t *plan.Throttle) *endpoint {
 	e.setPlan(q, t)
 	e.meter = New(&e.limiter)
 	e.h = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve.ServeHTTP(w, r) })
-	e.h = apikey.Require(e.keys)(e.meter.Enforce(e.h))
+	e.h = apikey.Require(e.keys, time.Now)(e.meter.Enforce(e.h))
 	e.h = web.Observe(slog.New(slog.NewTextHandler(&e.log, nil)), web.NewMetrics(prometheus.NewRegistry()))(web.Recover(e.h))
 	return e
 }

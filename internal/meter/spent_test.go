@@ -283,3 +283,30 @@ func TestSpentIsSwept(t *testing.T) {
 		}
 	}
 }
+
+// What still holds must stay when the rest is dropped.
+func TestSweepKeepsWhatHolds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := spent{keys: map[string]memory{}}
+		begin := time.Now()
+		w := plan.Window{Start: begin, End: begin.Add(time.Hour)}
+		remember := func(keyID string, asked time.Time) { s.remember(keyID, *perDay(1), w, asked, time.Hour) }
+		remember("passed", begin)
+		time.Sleep(600 * time.Millisecond)
+		remember("holds", time.Now())
+		s.forget("given back")
+		time.Sleep(500 * time.Millisecond)
+		remember("sweeps", time.Now())
+		remember("given back", begin.Add(599*time.Millisecond)) // a denial from before that
+
+		for id, want := range map[string]bool{"passed": false, "holds": true, "given back": false, "sweeps": true} {
+			if _, ok := s.recall(id, *perDay(1), time.Now()); ok != want {
+				t.Errorf("recall(%s) = %t, want %t", id, ok, want)
+			}
+		}
+		if n := len(s.keys); n != 3 {
+			t.Errorf("%d memories are kept, want 3", n)
+		}
+	})
+}

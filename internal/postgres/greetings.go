@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"helloapi/internal/groupcommit"
+	"helloapi/internal/hello"
 )
 
 // upsertGreetings locks its rows in the order of the names given.
@@ -51,4 +52,29 @@ func (db *DB) writeGreetings(ctx context.Context, names []string, by []int64) (m
 func isRejection(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && (strings.HasPrefix(e.Code, "22") || strings.HasPrefix(e.Code, "23"))
+}
+
+// TopGreetings implements hello.Counts.
+func (db *DB) TopGreetings(ctx context.Context, n int) ([]hello.Count, error) {
+	rows, err := db.pool.Query(ctx, `SELECT name, count FROM greetings ORDER BY count DESC, name LIMIT $1`, n)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: list greetings: %w", err)
+	}
+	counts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[hello.Count])
+	if err != nil {
+		return nil, fmt.Errorf("postgres: list greetings: %w", err)
+	}
+	return counts, nil
+}
+
+// DeleteGreeting implements hello.Counts.
+func (db *DB) DeleteGreeting(ctx context.Context, name string) error {
+	tag, err := db.pool.Exec(ctx, `DELETE FROM greetings WHERE name = $1`, name)
+	switch {
+	case err != nil:
+		return fmt.Errorf("postgres: delete greeting: %w", err)
+	case tag.RowsAffected() == 0:
+		return hello.ErrNotGreeted
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
@@ -46,7 +47,11 @@ func (db *DB) findKeys(ctx context.Context, calls []*groupcommit.Call[apikey.Has
 	for i, c := range calls {
 		hashes[i] = c.In[:]
 	}
-	found, err := db.keysByHash(ctx, hashes)
+	var found map[apikey.Hash]*apikey.Key
+	err := db.lookUp(ctx, func(ctx context.Context) (err error) {
+		found, err = db.keysByHash(ctx, hashes)
+		return err
+	})
 	for _, c := range calls {
 		key, ok := found[c.In]
 		switch {
@@ -136,4 +141,85 @@ func (db *DB) Keys(ctx context.Context) ([]apikey.Key, error) {
 		return nil, fmt.Errorf("postgres: list keys: %w", err)
 	}
 	return keys, nil
+}
+
+// idOf finds the key that a person refers to, by its name or else its ID.
+const idOf = `(SELECT id FROM api_keys WHERE name = $1 OR id = $1 ORDER BY name IS NOT DISTINCT FROM $1 DESC LIMIT 1)`
+
+// Key implements apikey.Keys.
+func (db *DB) Key(ctx context.Context, ref string) (apikey.Key, error) {
+	rows, err := db.pool.Query(ctx, `
+		SELECT v.created_at, v.expires_at, `+keyColumns+`
+		FROM api_keys k JOIN api_key_values v ON v.key_id = k.id LEFT JOIN plans p ON p.name = k.plan
+		WHERE k.id = `+idOf+` ORDER BY v.created_at DESC`, ref)
+	if err != nil {
+		return apikey.Key{}, fmt.Errorf("postgres: find key: %w", err)
+	}
+	keys, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*apikey.Key, error) {
+		var v apikey.StoredValue
+		var expires *time.Time
+		k, err := scanKey(row, &v.CreatedAt, &expires)
+		if err != nil {
+			return nil, err
+		}
+		v.Display = k.Display
+		if expires != nil {
+			v.ExpiresAt = *expires
+		}
+		k.Values = []apikey.StoredValue{v}
+		return k, nil
+	})
+	if err != nil {
+		return apikey.Key{}, fmt.Errorf("postgres: find key: %w", err)
+	}
+	if len(keys) == 0 {
+		return apikey.Key{}, apikey.ErrUnknown
+	}
+	newest := keys[0]
+	for _, k := range keys[1:] {
+		newest.Values = append(newest.Values, k.Values...)
+	}
+	return *newest, nil
+}
+
+// EnableKey implements apikey.Keys.
+func (db *DB) EnableKey(ctx context.Context, ref string, enabled bool) error {
+	return known(db.pool.Exec(ctx, `UPDATE api_keys SET enabled = $2 WHERE id = `+idOf, ref, enabled))
+}
+
+// DeleteKey implements apikey.Keys.
+func (db *DB) DeleteKey(ctx context.Context, ref string) error {
+	return known(db.pool.Exec(ctx, `DELETE FROM api_keys WHERE id = `+idOf, ref))
+}
+
+// RotateKey implements apikey.Keys.
+func (db *DB) RotateKey(ctx context.Context, ref string, v apikey.Value, grace time.Duration) error {
+	return pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE api_key_values SET expires_at = least(expires_at, clock_timestamp() + $2::interval) WHERE key_id = `+idOf,
+			ref, grace)
+		if err != nil {
+			return fmt.Errorf("postgres: rotate key: %w", err)
+		}
+		hash := v.Hash()
+		tag, err := tx.Exec(ctx, `
+			INSERT INTO api_key_values (hash, key_id, prefix, created_at)
+			SELECT $2, id, $3, clock_timestamp() FROM api_keys WHERE id = `+idOf,
+			ref, hash[:], v.Display())
+		if isCode(err, uniqueViolation) {
+			return apikey.ErrValueTaken
+		}
+		return known(tag, err)
+	})
+}
+
+// known makes of what changed a key's row the error of a method of apikey.Keys.
+func known(tag pgconn.CommandTag, err error) error {
+	switch {
+	case err != nil:
+		return fmt.Errorf("postgres: change key: %w", err)
+	case tag.RowsAffected() == 0:
+		return apikey.ErrUnknown
+	}
+	return nil
 }

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,6 +29,9 @@ import (
 const (
 	// flushTimeout is the deadline of a shared statement.
 	flushTimeout = 5 * time.Second
+	// findTimeout is the deadline of a shared look-up of keys: soon, since what
+	// is known of them may do.
+	findTimeout = time.Second
 	// connectTimeout bounds a connection attempt, if the URL has no connect_timeout.
 	connectTimeout = 5 * time.Second
 	// maxConns is how many connections a replica opens at most, if the URL has
@@ -47,13 +52,17 @@ const (
 
 // DB is a pool of connections to a database. It is safe for concurrent use.
 type DB struct {
-	pool   *pgxpool.Pool
+	pool *pgxpool.Pool
+	log  *slog.Logger
+
+	renewed atomic.Pointer[chan struct{}] // closed when connections are replaced
+
 	counts *groupcommit.Counter
 	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
 }
 
 // Open connects to the database at url, which must have the present schema.
-func Open(ctx context.Context, url string) (*DB, error) {
+func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 	cfg, err := parse(url)
 	if err != nil {
 		return nil, err
@@ -70,9 +79,12 @@ func Open(ctx context.Context, url string) (*DB, error) {
 		pool.Close()
 		return nil, explain(err, cfg.ConnConfig)
 	}
-	db := &DB{pool: pool}
+	db := &DB{pool: pool, log: log}
+	renewed := make(chan struct{})
+	db.renewed.Store(&renewed)
 	batch := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: flushTimeout}
 	db.counts = groupcommit.NewCounter(batch, db.writeGreetings)
+	batch.Timeout = findTimeout
 	db.finds = groupcommit.New(batch, db.findKeys)
 	return db, nil
 }

@@ -9,6 +9,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"helloapi/internal/groupcommit"
+	"helloapi/internal/hello"
 )
 
 const upsertGreeting = `
@@ -43,4 +44,37 @@ func (db *DB) writeGreetings(ctx context.Context, names []string, by []int64) (m
 		return nil, err
 	}
 	return counts, nil
+}
+
+// TopGreetings implements hello.Counts.
+func (db *DB) TopGreetings(ctx context.Context, n int) ([]hello.Count, error) {
+	rows, err := db.read.QueryContext(ctx, `SELECT name, count FROM greetings ORDER BY count DESC, name LIMIT ?`, n)
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: list greetings: %w", err)
+	}
+	defer rows.Close()
+	var counts []hello.Count
+	for rows.Next() {
+		var c hello.Count
+		if err := rows.Scan(&c.Name, &c.Count); err != nil {
+			return nil, fmt.Errorf("sqlite: list greetings: %w", err)
+		}
+		counts = append(counts, c)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("sqlite: list greetings: %w", err)
+	}
+	return counts, nil
+}
+
+// DeleteGreeting implements hello.Counts.
+func (db *DB) DeleteGreeting(ctx context.Context, name string) error {
+	n, err := changed(db.write.ExecContext(ctx, `DELETE FROM greetings WHERE name = ?`, name))
+	switch {
+	case err != nil:
+		return fmt.Errorf("sqlite: delete greeting: %w", err)
+	case n == 0:
+		return hello.ErrNotGreeted
+	}
+	return nil
 }

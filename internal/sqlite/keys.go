@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -149,6 +150,104 @@ func (db *DB) Keys(ctx context.Context) (_ []apikey.Key, err error) {
 		return nil, fmt.Errorf("sqlite: list keys: %w", err)
 	}
 	return keys, nil
+}
+
+// idOf finds the key that a person refers to, by its name or else its ID.
+const idOf = `(SELECT id FROM api_keys WHERE name = ?1 OR id = ?1 ORDER BY name IS ?1 DESC LIMIT 1)`
+
+// Key implements apikey.Keys.
+func (db *DB) Key(ctx context.Context, ref string) (apikey.Key, error) {
+	k, err := db.key(ctx, ref)
+	if err != nil && !errors.Is(err, apikey.ErrUnknown) {
+		err = fmt.Errorf("sqlite: find key: %w", err)
+	}
+	return k, err
+}
+
+func (db *DB) key(ctx context.Context, ref string) (apikey.Key, error) {
+	rows, err := db.read.QueryContext(ctx, `
+		SELECT v.created_at, v.expires_at, `+keyColumns+`
+		FROM api_keys k JOIN api_key_values v ON v.key_id = k.id LEFT JOIN plans p ON p.name = k.plan
+		WHERE k.id = `+idOf+` ORDER BY v.created_at DESC, v.rowid DESC`, ref)
+	if err != nil {
+		return apikey.Key{}, err
+	}
+	defer rows.Close()
+	var key *apikey.Key
+	var values []apikey.StoredValue
+	for rows.Next() {
+		var created int64
+		var expires sql.NullInt64
+		k, err := scanKey(rows.Scan, &created, &expires)
+		if err != nil {
+			return apikey.Key{}, err
+		}
+		v := apikey.StoredValue{Display: k.Display, CreatedAt: time.UnixMilli(created)}
+		if expires.Valid {
+			v.ExpiresAt = time.UnixMilli(expires.Int64)
+		}
+		values = append(values, v)
+		if key == nil { // the newest
+			key = k
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return apikey.Key{}, err
+	}
+	if key == nil {
+		return apikey.Key{}, apikey.ErrUnknown
+	}
+	key.Values = values
+	return *key, nil
+}
+
+// EnableKey implements apikey.Keys.
+func (db *DB) EnableKey(ctx context.Context, ref string, enabled bool) error {
+	return known(changed(db.write.ExecContext(ctx, `UPDATE api_keys SET enabled = ?2 WHERE id = `+idOf, ref, enabled)))
+}
+
+// DeleteKey implements apikey.Keys.
+func (db *DB) DeleteKey(ctx context.Context, ref string) error {
+	return known(changed(db.write.ExecContext(ctx, `DELETE FROM api_keys WHERE id = `+idOf, ref)))
+}
+
+// RotateKey implements apikey.Keys.
+func (db *DB) RotateKey(ctx context.Context, ref string, v apikey.Value, grace time.Duration) error {
+	return db.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `
+			UPDATE api_key_values SET expires_at = min(coalesce(expires_at, ?2), ?2) WHERE key_id = `+idOf,
+			ref, time.Now().Add(grace).UnixMilli())
+		if err != nil {
+			return fmt.Errorf("sqlite: rotate key: %w", err)
+		}
+		hash := v.Hash()
+		n, err := changed(tx.ExecContext(ctx, `
+			INSERT INTO api_key_values (hash, key_id, prefix) SELECT ?2, id, ?3 FROM api_keys WHERE id = `+idOf,
+			ref, hash[:], v.Display()))
+		if isCode(err, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY) {
+			return apikey.ErrValueTaken
+		}
+		return known(n, err)
+	})
+}
+
+// changed returns how many rows a statement changed.
+func changed(res sql.Result, err error) (int64, error) {
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// known makes of what changed a key's row the error of a method of apikey.Keys.
+func known(n int64, err error) error {
+	switch {
+	case err != nil:
+		return fmt.Errorf("sqlite: change key: %w", err)
+	case n == 0:
+		return apikey.ErrUnknown
+	}
+	return nil
 }
 
 // FirstKeys creates the keys, each opened by the value of its index, if serve

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"helloapi/internal/hello"
+)
+
+type greetingsCmd struct {
+	Top    greetingsTopCmd    `cmd:"" help:"List the names that were greeted most."`
+	Delete greetingsDeleteCmd `cmd:"" help:"Remove a name and its count for good."`
+}
+
+type greetingsTopCmd struct {
+	database
+	output
+	Number int `short:"n" default:"10" placeholder:"N" help:"How many names."`
+}
+
+// Validate is called when the flags have been read.
+func (c *greetingsTopCmd) Validate() error {
+	if c.Number < 1 {
+		return errors.New("--number: must be at least 1")
+	}
+	return nil
+}
+
+func (c *greetingsTopCmd) Run(p *program) (err error) {
+	db, err := c.open(p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	counts, err := db.TopGreetings(p.ctx, c.Number)
+	if err != nil {
+		return err
+	}
+	if c.Output == "json" {
+		return printJSON(p.stdout, append([]hello.Count{}, counts...)) // [], not null
+	}
+	t := newTable(p.stdout, "COUNT", "NAME")
+	for _, n := range counts {
+		t.row(fmt.Sprint(n.Count), n.Name)
+	}
+	return t.Flush()
+}
+
+type greetingsDeleteCmd struct {
+	database
+	Name string `arg:"" help:"The name, as it is greeted."`
+}
+
+func (c *greetingsDeleteCmd) Run(p *program) (err error) {
+	name, err := hello.ParseName(c.Name)
+	if err != nil {
+		return err
+	}
+	db, err := c.open(p)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := db.DeleteGreeting(p.ctx, name); errors.Is(err, hello.ErrNotGreeted) {
+		return fmt.Errorf("nobody named %q was greeted", name)
+	} else if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(p.stderr, "Deleted %q and its count.\n", name)
+	return err
+}

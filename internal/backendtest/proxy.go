@@ -1,0 +1,158 @@
+package backendtest
+
+import (
+	"net"
+	"net/url"
+	"sync"
+	"testing"
+)
+
+// A Proxy stands between a client and a server, and can fail as networks do.
+type Proxy struct {
+	addr, target string
+
+	mu    sync.Mutex
+	ln    net.Listener // nil while connections are refused
+	hold  bool         // whether new connections are accepted but not served
+	conns map[*link]bool
+	wg    sync.WaitGroup
+}
+
+// A link is a connection through the proxy.
+type link struct {
+	client, server net.Conn // server is nil for one that is not served
+	frozen         chan struct{}
+	freeze         func()
+}
+
+// NewProxy returns a proxy before the server of a URL, and the URL through it.
+func NewProxy(t testing.TB, server string) (*Proxy, string) {
+	t.Helper()
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{addr: ln.Addr().String(), target: u.Host, conns: map[*link]bool{}}
+	p.serve(ln)
+	t.Cleanup(func() {
+		p.Refuse()
+		p.wg.Wait()
+	})
+	u.Host = p.addr
+	return p, u.String()
+}
+
+// serve accepts connections on ln. The caller holds p.mu, or is alone.
+func (p *Proxy) serve(ln net.Listener) {
+	p.ln = ln
+	p.wg.Go(func() {
+		for {
+			client, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			p.accept(client)
+		}
+	})
+}
+
+func (p *Proxy) accept(client net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l := &link{client: client, frozen: make(chan struct{})}
+	l.freeze = sync.OnceFunc(func() { close(l.frozen) })
+	p.conns[l] = true
+	if p.hold || p.ln == nil {
+		return
+	}
+	server, err := net.Dial("tcp", p.target)
+	if err != nil {
+		client.Close()
+		return
+	}
+	l.server = server
+	p.wg.Go(func() { l.copy(server, client) })
+	p.wg.Go(func() { l.copy(client, server) })
+}
+
+// copy forwards until either side closes. What comes while the link is frozen
+// is read and lost.
+func (l *link) copy(to, from net.Conn) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		select {
+		case <-l.frozen:
+			if err == nil {
+				continue
+			}
+			return
+		default:
+		}
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	l.client.Close()
+	l.server.Close()
+}
+
+// Freeze has the connections there are neither forward nor close. New ones
+// are not affected.
+func (p *Proxy) Freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.conns {
+		l.freeze()
+	}
+}
+
+// Hold freezes the connections there are, and accepts new ones but does not
+// serve them.
+func (p *Proxy) Hold() {
+	p.Freeze()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hold = true
+}
+
+// Refuse closes the connections there are, and refuses new ones.
+func (p *Proxy) Refuse() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ln != nil {
+		p.ln.Close()
+		p.ln = nil
+	}
+	for l := range p.conns {
+		l.client.Close()
+		if l.server != nil {
+			l.server.Close()
+		}
+	}
+	clear(p.conns)
+}
+
+// Pass forwards connections from now on. Those that are frozen stay so.
+func (p *Proxy) Pass(t testing.TB) {
+	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hold = false
+	if p.ln == nil {
+		ln, err := net.Listen("tcp", p.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.serve(ln)
+	}
+}
