@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -63,7 +64,17 @@ type Cache struct {
 	retry   atomic.Int64  // when to ask the source again after it failed; 0: it did not
 	ahead   atomic.Int64  // how far the source's clock is ahead of this one
 
+	mu    sync.Mutex
+	marks []mark // when changes were told of, at most one a second, for staleMax
+
 	hits, misses, stales atomic.Uint64
+}
+
+// A mark is when the change of a number was told of, and those that followed
+// it until the next mark.
+type mark struct {
+	change uint64
+	at     time.Duration
 }
 
 // known is what the source said of a value.
@@ -100,7 +111,36 @@ func (c *Cache) Close() {
 }
 
 // Changed implements Watcher.
-func (c *Cache) Changed() { c.changes.Add(1) }
+func (c *Cache) Changed() {
+	now := time.Since(c.base)
+	c.mu.Lock()
+	if n := len(c.marks); n == 0 || now-c.marks[n-1].at >= time.Second {
+		c.marks = append(c.marks, mark{c.changes.Load() + 1, now})
+		for len(c.marks) > 1 && now-c.marks[1].at > c.staleMax {
+			c.marks = c.marks[1:]
+		}
+	}
+	c.mu.Unlock()
+	c.changes.Add(1) // last: whoever sees it finds its mark
+}
+
+// confirmed returns when it was last known that nothing had changed since an
+// answer from before which the source had told of that many changes.
+func (c *Cache) confirmed(changes uint64) time.Duration {
+	if changes == c.changes.Load() {
+		return time.Duration(c.contact.Load())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var at time.Duration // of the first change after those, or a second before
+	for _, m := range c.marks {
+		if m.change > changes+1 {
+			break
+		}
+		at = m.at
+	}
+	return at
+}
 
 // Current implements Watcher.
 func (c *Cache) Current(asOf, clock time.Time) {
@@ -132,19 +172,19 @@ func (c *Cache) Find(ctx context.Context, h Hash) (*Key, error) {
 	}
 	// That no key has the value is not worth to be remembered once the source
 	// can't be asked: it may have been given to a key meanwhile.
-	usable := ok && old.key != nil && now < time.Duration(c.contact.Load())+c.staleMax
+	usable := ok && old.key != nil && now < c.confirmed(old.changes)+c.staleMax
 	if usable && c.away(now) {
 		c.stales.Add(1)
 		return old.key, nil
 	}
 
-	c.misses.Add(1)
 	// Before asking: a change that is told of from now on may come too late
 	// for the answer, which then is not used a second time.
 	changes := c.changes.Load()
 	key, err := c.source.Find(ctx, h)
 	if err == nil || errors.Is(err, ErrUnknown) {
-		c.known.Set(h, known{key, changes})
+		c.misses.Add(1)
+		c.learn(h, known{key, changes})
 		c.contact.Store(int64(now))
 		c.retry.Store(0)
 		return key, err
@@ -154,7 +194,18 @@ func (c *Cache) Find(ctx context.Context, h Hash) (*Key, error) {
 		c.stales.Add(1)
 		return old.key, nil
 	}
+	c.misses.Add(1)
 	return nil, err
+}
+
+// learn remembers what the source said, unless something younger is known.
+func (c *Cache) learn(h Hash, k known) {
+	c.known.Compute(h, func(old known, found bool) (known, otter.ComputeOp) {
+		if found && old.changes > k.changes {
+			return old, otter.CancelOp
+		}
+		return k, otter.WriteOp
+	})
 }
 
 // away reports whether to leave the source alone. When it is time to ask again
