@@ -263,6 +263,64 @@ func TestGreetings(t *testing.T) {
 	})
 }
 
+func TestUsage(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		env := map[string]string{"DATABASE_URL": url}
+		var bob, eve keyInfo
+		for name, k := range map[string]*keyInfo{"bob": &bob, "eve": &eve} {
+			if err := json.Unmarshal([]byte(must(t, url, "keys", "create", name, "--plan", "free", "-o", "json")), k); err != nil {
+				t.Fatal(err)
+			}
+		}
+		today := time.Now().UTC().Format(time.DateOnly)
+		const insert = `INSERT INTO usage (key_id, day, writer, charged) VALUES ($1, $2, $3, $4)`
+		backendtest.Exec(t, url, insert, bob.ID, today, "w1", 2)
+		backendtest.Exec(t, url, insert, bob.ID, today, "w2", 3)
+		backendtest.Exec(t, url, insert, bob.ID, "2026-01-31", "w1", 7)
+		backendtest.Exec(t, url, insert, eve.ID, today, "w1", 1)
+
+		if got, want := must(t, url, "usage", "show", "--key", "bob", "--format", "csv"), "key,key_id,date,used\nbob,"+bob.ID+","+today+",5"; got != want {
+			t.Errorf("usage show of one:\n%s\nwant\n%s", got, want)
+		}
+		var shown []usageInfo
+		if err := json.Unmarshal([]byte(must(t, url, "usage", "show", "--since", "2026-01-31", "--until", "2026-01-31", "--format", "json")), &shown); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]usageInfo{{"bob", bob.ID, "2026-01-31", 7}}, shown); diff != "" {
+			t.Errorf("usage show of one day (-want +got):\n%s", diff)
+		}
+		// What a key used outlives it.
+		must(t, url, "keys", "delete", "eve")
+		for _, args := range [][]string{{}, {"--key", eve.ID}} {
+			if got := must(t, url, append([]string{"usage", "show"}, args...)...); !strings.Contains(got, eve.ID) {
+				t.Errorf("usage show %v lacks the deleted key:\n%s", args, got)
+			}
+		}
+
+		_, stderr, err := helloapi(t, env, "usage", "grant", "bob", "3")
+		if err != nil || !strings.Contains(stderr, `Key "bob" may use 3 more until `+time.Now().UTC().AddDate(0, 0, 1).Format(time.DateOnly)) {
+			t.Errorf("usage grant: %v, %s", err, stderr)
+		}
+		backendtest.Exec(t, url, `INSERT INTO plans (name) VALUES ('none')`)
+		must(t, url, "keys", "create", "joe", "--plan", "none")
+		for _, test := range []struct {
+			args []string
+			want string
+		}{
+			{[]string{"show", "--key", "nobody"}, `there is no key "nobody"`},
+			{[]string{"show", "--since", "yesterday"}, "must be a date"},
+			{[]string{"grant", "nobody", "3"}, `there is no key "nobody"`},
+			{[]string{"grant", "bob", "0"}, "must be 1 to"},
+			{[]string{"grant", "joe", "3"}, "has no quota"},
+		} {
+			if _, _, err := helloapi(t, env, append([]string{"usage"}, test.args...)...); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("usage %q: %v, want %q", test.args, err, test.want)
+			}
+		}
+	})
+}
+
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	for name, url := range map[string]string{"Postgres": backendtest.EmptyPostgres(t), "SQLite": backendtest.SQLite(t)} {

@@ -39,13 +39,17 @@ func (c keyArg) change(p *program, f func(apikey.Keys) error) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if err := f(db); errors.Is(err, apikey.ErrUnknown) {
-		return fmt.Errorf("there is no key %q: `helloapi keys list` shows those there are", c.Key)
+		return noKey(c.Key)
 	} else if errors.Is(err, apikey.ErrValueTaken) {
 		return errors.New("that value opens a key already, or did: choose another one")
 	} else if err != nil {
 		return err
 	}
 	return nil
+}
+
+func noKey(ref string) error {
+	return fmt.Errorf("there is no key %q: `helloapi keys list` shows those there are", ref)
 }
 
 // valueFlag is how a person gives a key a value of their own: not as an

@@ -19,6 +19,7 @@ type commands struct {
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this program's schema."`
 	Keys        keysCmd        `cmd:"" help:"Create, list, show, rotate, enable, disable and delete API keys."`
 	Plans       plansCmd       `cmd:"" help:"List usage plans."`
+	Usage       usageCmd       `cmd:"" help:"Show what keys used, and grant more."`
 	Greetings   greetingsCmd   `cmd:"" help:"List the names that were greeted most, and delete one."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Succeed if the serving process on this machine is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`

@@ -103,6 +103,7 @@ func (c *serveCmd) Run(p *program) (err error) {
 		Greetings:          stores,
 		Keys:               stores.KeyCache,
 		Limiter:            stores.Limiter,
+		Ledger:             stores.Ledger,
 		Log:                log,
 		Metrics:            web.NewMetrics(metrics),
 		CORSAllowedOrigins: c.CORSAllowedOrigins,

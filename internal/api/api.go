@@ -22,6 +22,7 @@ type Config struct {
 	Greetings hello.Greetings
 	Keys      Keys
 	Limiter   meter.Limiter
+	Ledger    *meter.Ledger
 
 	Log     *slog.Logger
 	Metrics *web.Metrics
@@ -51,11 +52,16 @@ func New(c Config) http.Handler {
 	r.NotFound(web.Handler(web.NotFound).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
 
+	m := meter.New(c.Limiter, c.Ledger)
 	keyed := r.With(
 		apikey.Require(c.Keys, c.Keys.Now), // 403
-		meter.New(c.Limiter).Enforce,       // 429; charges what is answered below 400
+		m.Enforce,                          // 429; charges what is answered below 400
 	)
 	keyed.Method(http.MethodGet, "/hello", hello.Handler(c.Greetings))
+
+	// Throttled, but not charged, and answered also when the quota is spent.
+	r.With(apikey.Require(c.Keys, c.Keys.Now), m.Throttle).
+		Method(http.MethodGet, "/usage", web.Handler(m.Usage))
 
 	return r
 }

@@ -21,6 +21,7 @@ type Key struct {
 	CustomerID  string
 	CreatedAt   time.Time
 	ExpiresAt   time.Time // the zero time: never
+	Grants      []plan.Grant
 
 	Values []StoredValue // the newest first; only as Keys.Key returns it
 }
@@ -84,6 +85,9 @@ type Keys interface {
 	// RotateKey has the value v open the key. Those that did go on doing so for
 	// grace. It fails with ErrValueTaken.
 	RotateKey(ctx context.Context, ref string, v Value, grace time.Duration) error
+
+	// GrantUnits gives the key of an ID units beyond its quota.
+	GrantUnits(ctx context.Context, id string, g plan.Grant) error
 
 	// DeleteKey removes a key and what its values open. A key that is created
 	// with its name later is another one.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -322,7 +323,7 @@ func TestCacheLease(t *testing.T) {
 		c.fails("nobody", apikey.ErrUnknown, 0)
 		c.finds("bob", bob, 1) // loading is no proof
 
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		for range 3 { // what is loaded now is not to be believed either
 			c.finds("anna", anna, 1)
 			c.fails("nobody", apikey.ErrUnknown, 1)
@@ -333,7 +334,7 @@ func TestCacheLease(t *testing.T) {
 		c.finds("anna", anna, 0)
 		c.finds("bob", bob, 0)
 		c.fails("nobody", apikey.ErrUnknown, 0)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		c.finds("anna", anna, 1)
 		c.fails("nobody", apikey.ErrUnknown, 1)
 
@@ -496,7 +497,7 @@ func TestCacheAway(t *testing.T) {
 		for range 10 {
 			time.Sleep(retryAfter - 1)
 			c.finds("bob", bob, 0)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			c.finds("anna", anna, 1)
 			c.finds("bob", bob, 0)
 		}
@@ -509,6 +510,9 @@ func TestCacheAway(t *testing.T) {
 		c.finds("bob", bob, 1) // no longer away, but there is no proof yet
 		c.finds("anna", annaDisabled, 1)
 		c.fails("nobody", apikey.ErrUnknown, 1)
+		c.source.fail(errAway) // what was seen last is gone on with, told of or not
+		c.finds("anna", annaDisabled, 1)
+		c.finds("anna", annaDisabled, 0)
 	})
 }
 
@@ -549,12 +553,12 @@ func TestCacheAwayOneAsks(t *testing.T) {
 		use(0)
 		time.Sleep(retryAfter - 1)
 		use(0)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		for range 5 { // the one that asked is not back, and the next takes its turn
 			use(1)
 			time.Sleep(retryAfter - 1)
 			use(0)
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 		}
 		release() // all that asked learn that it failed, and get the old key too
 		wg.Wait()
@@ -603,7 +607,7 @@ func TestCacheStaleMax(t *testing.T) {
 				time.Sleep(staleMax - lease - 1) // to fail is no contact
 				c.finds("anna", anna, 1)
 				c.finds("anna", anna, 0)
-				time.Sleep(1)
+				time.Sleep(time.Nanosecond)
 				c.fails("anna", errAway, 1)
 				time.Sleep(time.Hour)
 				c.fails("anna", errAway, 1)
@@ -648,6 +652,66 @@ func TestCacheStaleMaxWhileHeartbeatsGoOn(t *testing.T) {
 			t.Errorf("%s after it was told that keys changed: %+v, error %v, want %v", 10*staleMax, k, err, errAway)
 		}
 	})
+}
+
+// How long a key is gone on with counts from the change that made it old, or up
+// to a second before, and not from those that followed; and where there was
+// none, from the last contact. What happened to other keys is no matter.
+func TestCacheStaleMaxOfEachKey(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const (
+					staleMax = 10 * time.Second
+					step     = 100 * time.Millisecond
+					steps    = 400 // in each of them a key is loaded
+					mark     = time.Second
+				)
+				random := rand.New(rand.NewPCG(seed, 0))
+				c := start(t, staleMax)
+				var outdated [steps]time.Time // when the change after a key's load was told; the zero time: there was none
+				for i := range steps {
+					name := fmt.Sprint("key ", i)
+					k := &apikey.Key{ID: name, Name: name, Enabled: true}
+					c.source.put(name, k)
+					c.finds(name, k, 1)
+					if random.Float64() < float64(seed)/20 { // from no change to one with most steps
+						c.w.Changed()
+						for j := range i + 1 {
+							if outdated[j].IsZero() {
+								outdated[j] = time.Now()
+							}
+						}
+					}
+					c.current()
+					time.Sleep(step)
+				}
+
+				c.source.fail(errAway)
+				contact := time.Now().Add(-step)
+				for range 15 {
+					for i, latest := range outdated {
+						earliest := latest.Add(-mark)
+						if latest.IsZero() {
+							earliest, latest = contact, contact
+						}
+						_, err := c.cache.Find(t.Context(), hash(fmt.Sprint("key ", i)))
+						switch {
+						case err != nil && !errors.Is(err, errAway):
+							t.Errorf("key %d: error %v, want %v", i, err, errAway)
+						case err != nil && time.Since(earliest) < staleMax:
+							t.Errorf("key %d: not found %s after it became old", i, time.Since(latest))
+						case err == nil && time.Since(latest) >= staleMax:
+							t.Errorf("key %d: found %s after it became old", i, time.Since(latest))
+						}
+					}
+					time.Sleep(time.Duration(random.Int64N(int64(2 * time.Second))))
+				}
+			})
+		})
+	}
 }
 
 func TestCacheBack(t *testing.T) {
@@ -704,7 +768,7 @@ func TestCacheNow(t *testing.T) {
 		c := start(t, time.Hour)
 		ahead := func(want time.Duration) {
 			t.Helper()
-			if got := c.cache.Now().Sub(time.Now()); got != want {
+			if got := time.Until(c.cache.Now()); got != want {
 				t.Errorf("%s ahead of this machine, want %s", got, want)
 			}
 		}
@@ -842,6 +906,11 @@ func TestCacheMetricsCountALookUpOnce(t *testing.T) {
 		c.finds("anna", anna, 1)
 		if diff := cmp.Diff(want, c.metrics()); diff != "" {
 			t.Errorf("after one look-up, answered from memory (-want +got)\n%s", diff)
+		}
+		want["lookups_total miss"]++
+		c.fails("nobody", errAway, 1)
+		if diff := cmp.Diff(want, c.metrics()); diff != "" {
+			t.Errorf("after one that memory could not answer (-want +got)\n%s", diff)
 		}
 	})
 }

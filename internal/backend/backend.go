@@ -34,6 +34,7 @@ type Database interface {
 	apikey.Source
 	apikey.Keys
 	plan.Plans
+	meter.Usage
 
 	// Ping returns nil if the database answers.
 	Ping(ctx context.Context) error
@@ -66,6 +67,7 @@ type Backend struct {
 	Database
 	KeyCache *apikey.Cache // finds keys of Database
 	Limiter  meter.Limiter
+	Ledger   *meter.Ledger // of what Limiter charged
 
 	redis *redismeter.Limiter // nil without Redis
 }
@@ -112,6 +114,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
+	b.Ledger = meter.NewLedger(b.Database, cfg.Log)
 	return b, nil
 }
 
@@ -197,6 +200,9 @@ func (b *Backend) Close() error {
 	var errs []error
 	if b.KeyCache != nil {
 		b.KeyCache.Close()
+	}
+	if b.Ledger != nil {
+		errs = append(errs, b.Ledger.Close())
 	}
 	if b.Database != nil {
 		errs = append(errs, b.Database.Close())

@@ -3,6 +3,7 @@ package backendtest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 
 	"helloapi/internal/api"
 	"helloapi/internal/apikey"
@@ -47,6 +49,9 @@ func TestAPI(t *testing.T, replicas int, fresh func(testing.TB) backend.Config) 
 		"BrokenKeys":        testBrokenKeys,
 		"BrokenLimiter":     testBrokenLimiter,
 		"ClientThatLeaves":  testClientThatLeaves,
+		"Usage":             testUsageEndpoint,
+		"Grant":             testGrant,
+		"QuotaOutlives":     testQuotaOutlives,
 		"RoundTrips":        testRoundTrips,
 		"FirstUses":         testFirstUses,
 		"DatabaseGoesAway":  testStoresClosed,
@@ -105,7 +110,7 @@ func (d *deployment) add(t testing.TB) {
 func (d *deployment) serve(t testing.TB, b *backend.Backend, change func(*api.Config)) {
 	t.Helper()
 	cfg := api.Config{
-		Greetings: b, Keys: b.KeyCache, Limiter: b.Limiter,
+		Greetings: b, Keys: b.KeyCache, Limiter: b.Limiter, Ledger: b.Ledger,
 		Log: d.cfg.Log, Metrics: web.NewMetrics(prometheus.NewRegistry()),
 		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: 20 * time.Second,
 	}
@@ -701,6 +706,156 @@ func testClientThatLeaves(t *testing.T, d *deployment) {
 	d.hello(t, key, "brooks").want(t, 429, "Limit Exceeded")
 }
 
+// usage is what GET /usage answers.
+type usage struct {
+	Plan  string
+	Quota *struct {
+		Limit, Granted, Used, Remaining int64
+		Period                          string
+		Since, ResetsAt                 time.Time
+	}
+	Throttle *plan.Throttle
+	Days     []struct {
+		Date string
+		Used int64
+	}
+}
+
+// usage asks the first replica, which knows at once what it charged itself.
+func (d *deployment) usage(t testing.TB, key string) (u usage) {
+	t.Helper()
+	a := d.do(t, http.MethodGet, "/usage", key)
+	if a.status != http.StatusOK {
+		t.Fatalf("GET /usage: %d %s", a.status, a.body)
+	}
+	if err := json.Unmarshal([]byte(a.body), &u); err != nil {
+		t.Fatalf("GET /usage: %v in %s", err, a.body)
+	}
+	return u
+}
+
+func testUsageEndpoint(t *testing.T, d *deployment) {
+	d.urls = d.urls[:1]
+	p := Quota(3)
+	p.Throttle = &plan.Throttle{Rate: 0.01, Burst: 12}
+	key := d.key(t, p)
+	if u := d.usage(t, key); u.Quota == nil || u.Quota.Used != 0 || u.Quota.Remaining != 3 || len(u.Days) != 0 {
+		t.Errorf("before the first request: %+v", u)
+	}
+	d.hello(t, key, "brooks")
+	d.hello(t, key, "brooks")
+	d.do(t, http.MethodGet, "/hello?name=%zz", key) // is not charged
+	u := d.usage(t, key)
+	now := time.Now().UTC()
+	if u.Quota.Limit != 3 || u.Quota.Used != 2 || u.Quota.Remaining != 1 || u.Quota.Period != "DAY" || u.Quota.Granted != 0 ||
+		!u.Quota.Since.Equal(now.Truncate(24*time.Hour)) || !u.Quota.ResetsAt.Equal(u.Quota.Since.Add(24*time.Hour)) {
+		t.Errorf("after two requests: %+v", *u.Quota)
+	}
+	if len(u.Days) != 1 || u.Days[0].Date != now.Format(time.DateOnly) || u.Days[0].Used != 2 {
+		t.Errorf("days: %+v", u.Days)
+	}
+	// It is not charged, answers when the quota is spent, and is throttled.
+	d.hello(t, key, "brooks").want(t, 200, "Hello brooks #3!")
+	d.hello(t, key, "brooks").want(t, 429, "Limit Exceeded")
+	if u := d.usage(t, key); u.Quota.Used != 3 || u.Quota.Remaining != 0 {
+		t.Errorf("with the quota spent: %+v", *u.Quota)
+	}
+	var last answer
+	for range 12 {
+		last = d.do(t, http.MethodGet, "/usage", key)
+	}
+	last.want(t, 429, "Too Many Requests")
+	d.do(t, http.MethodGet, "/usage", "").want(t, 403, "Forbidden")
+	d.do(t, http.MethodPost, "/usage", key).want(t, 405, "Method Not Allowed")
+
+	// A key without a quota has its days too.
+	free := d.key(t, plan.Plan{})
+	d.hello(t, free, "brooks")
+	if u := d.usage(t, free); u.Quota != nil || u.Throttle != nil || len(u.Days) != 1 || u.Days[0].Used != 1 {
+		t.Errorf("without limits: %+v", u)
+	}
+}
+
+func testGrant(t *testing.T, d *deployment) {
+	key := d.key(t, Quota(2))
+	d.do(t, http.MethodGet, "/hello", key)
+	served := d.together(2)
+	waitFor(t, "the quota to be spent", func() bool {
+		spent := tally(at(10, func() answer { return d.hello(t, key, "brooks") }))
+		return spent[`429 {"message":"Limit Exceeded"}`] == 10
+	})
+	keys, err := d.stores[0].Keys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	today := plan.DateOf(time.Now().UTC())
+	if err := d.stores[0].GrantUnits(t.Context(), keys[0].ID, plan.Grant{Date: today, Units: 3}); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	waitFor(t, "each replica to know of the grant", func() bool {
+		for range d.urls {
+			if a := d.do(t, http.MethodGet, "/hello?name=%zz", key); a.status != 400 || a.header.Get("RateLimit-Policy") != `"quota";q=5;w=86400` {
+				return false
+			}
+		}
+		return true
+	})
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("a grant was usable only after %v", took)
+	}
+	got := tally(at(20, func() answer { return d.hello(t, key, "brooks") }))
+	if want := d.together(5) - served; got[greeted] != want {
+		t.Errorf("after 3 more were granted: %v, want %d served", got, want)
+	}
+	// One for another window is no help.
+	if err := d.stores[0].GrantUnits(t.Context(), keys[0].ID, plan.Grant{Date: today.AddDays(-1), Units: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if got := tally(at(10, func() answer { return d.hello(t, key, "brooks") })); got[greeted] != 0 {
+		t.Errorf("after a grant for yesterday: %v", got)
+	}
+}
+
+// What was used of a quota is durable, whatever became of the counters.
+func testQuotaOutlives(t *testing.T, d *deployment) {
+	key := d.key(t, Quota(10))
+	for range 6 {
+		d.hello(t, key, "brooks")
+	}
+	for _, c := range d.closes {
+		c()
+	}
+	if d.cfg.RedisURL != "" {
+		opts, err := redis.ParseURL(d.cfg.RedisURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rdb := redis.NewClient(opts)
+		defer rdb.Close()
+		var id string
+		if err := SQL(t, d.cfg.DatabaseURL).QueryRow(`SELECT id FROM api_keys`).Scan(&id); err != nil {
+			t.Fatal(err)
+		}
+		counters, err := rdb.Keys(t.Context(), "quota:{"+id+"}:*").Result()
+		if err != nil || len(counters) != 1 {
+			t.Fatalf("counters %v, %v", counters, err)
+		}
+		if err := rdb.Del(t.Context(), counters...).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.stores, d.closes, d.urls = nil, nil, nil
+	d.add(t)
+	got := tally(at(20, func() answer { return d.hello(t, key, "brooks") }))
+	if got[greeted] != 4 || got[`429 {"message":"Limit Exceeded"}`] != 16 {
+		t.Errorf("with 6 of 10 used before: %v, want 4 served", got)
+	}
+	if u := d.usage(t, key); u.Quota.Used != 10 || u.Days[0].Used != 10 {
+		t.Errorf("usage: %+v", u)
+	}
+}
+
 func testRoundTrips(t *testing.T, d *deployment) {
 	d.urls, d.stores = d.urls[:1], d.stores[:1]
 	p := Quota(1000)
@@ -715,7 +870,7 @@ func testRoundTrips(t *testing.T, d *deployment) {
 	before := d.stores[0].Stats()
 	d.hello(t, key, "brooks")
 	after := d.stores[0].Stats()
-	want := map[string]uint64{"greetings": 1, "keys": 0, "limits": 2}
+	want := map[string]uint64{"greetings": 1, "keys": 0, "usage": 0, "limits": 2}
 	for store, s := range after {
 		if got := s.Flushes - before[store].Flushes; got != want[store] {
 			t.Errorf("one request took %d round trips for %s, want %d", got, store, want[store])

@@ -16,6 +16,7 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
 	"helloapi/internal/hello"
+	"helloapi/internal/meter"
 	"helloapi/internal/plan"
 )
 
@@ -34,6 +35,9 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"DeleteKey":         testDeleteKey,
 		"Watch":             testWatch,
 		"GreetingCounts":    testGreetingCounts,
+		"Usage":             testUsage,
+		"TrimUsage":         testTrimUsage,
+		"Grants":            testGrants,
 		"Plans":             testPlans,
 		"NotMigrated":       testNotMigrated,
 		"Close":             testClose,
@@ -541,6 +545,126 @@ func testGreetingCounts(t *testing.T, url string) {
 	}
 	if n, err := db.Greet(t.Context(), "b"); err != nil || n != 1 {
 		t.Errorf("Greet after it was deleted = %d, %v; want 1", n, err)
+	}
+}
+
+func testUsage(t *testing.T, url string) {
+	db := open(t, url)
+	record := func(writer string, rows ...meter.UsageRow) {
+		t.Helper()
+		if err := db.RecordUsage(t.Context(), writer, rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	row := func(key string, day plan.Date, n int64) meter.UsageRow {
+		return meter.UsageRow{Slot: meter.Slot{KeyID: key, Date: day}, Charged: n}
+	}
+	used := func(q meter.UsageQuery, want int64) {
+		t.Helper()
+		if got, err := db.Used(t.Context(), q); err != nil || got != want {
+			t.Errorf("Used(%+v) = %d, %v; want %d", q, got, err, want)
+		}
+	}
+	record("w1", row("a", "2026-02-27", 1), row("a", "2026-02-28", 10), row("a", "2026-03-01", 100), row("b", "2026-02-28", 5))
+	record("w2", row("a", "2026-02-28", 1000))
+	// A write whose answer was lost is done again, also after a younger one.
+	record("w1", row("a", "2026-02-28", 10))
+	record("w1", row("a", "2026-02-28", 7))
+	used(meter.UsageQuery{KeyID: "a", First: "2026-02-28", Next: "2026-03-01"}, 1010)
+	used(meter.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01"}, 1111)
+	used(meter.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w1", Known: "2026-02-28"}, 1001)
+	used(meter.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w1"}, 1000)
+	used(meter.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w3", Known: "2026-02-01"}, 1111)
+	used(meter.UsageQuery{KeyID: "c", First: "2026-02-01", Next: "2026-04-01"}, 0)
+
+	var wg sync.WaitGroup
+	for i := range 200 {
+		key, want := []string{"a", "b", "c"}[i%3], []int64{1111, 5, 0}[i%3]
+		wg.Go(func() { used(meter.UsageQuery{KeyID: key, First: "2026-02-01", Next: "2026-04-01"}, want) })
+	}
+	wg.Wait()
+
+	days, err := db.DailyUsage(t.Context(), "a", "2026-02-28", "2026-03-02")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]meter.DayUsage{{KeyID: "a", Date: "2026-02-28", Charged: 1010}, {KeyID: "a", Date: "2026-03-01", Charged: 100}}, days); diff != "" {
+		t.Errorf("DailyUsage of one key (-want +got):\n%s", diff)
+	}
+	days, err = db.DailyUsage(t.Context(), "", "2026-02-28", "2026-03-01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]meter.DayUsage{{KeyID: "a", Date: "2026-02-28", Charged: 1010}, {KeyID: "b", Date: "2026-02-28", Charged: 5}}, days); diff != "" {
+		t.Errorf("DailyUsage of all (-want +got):\n%s", diff)
+	}
+
+	// 10,000 keys, by two writers in different orders.
+	var rows []meter.UsageRow
+	for i := range 10_000 {
+		rows = append(rows, row(fmt.Sprint("k", i), "2026-05-01", 1))
+	}
+	backwards := slices.Clone(rows)
+	slices.Reverse(backwards)
+	wg.Go(func() { record("w1", rows...) })
+	wg.Go(func() { record("w2", backwards...) })
+	wg.Wait()
+	used(meter.UsageQuery{KeyID: "k4711", First: "2026-05-01", Next: "2026-05-02"}, 2)
+}
+
+func testTrimUsage(t *testing.T, url string) {
+	db := open(t, url)
+	for _, writer := range []string{"w1", "w2", "w3"} {
+		var rows []meter.UsageRow
+		for _, day := range []plan.Date{"2026-01-01", "2026-02-01", "2026-03-01"} {
+			rows = append(rows, meter.UsageRow{Slot: meter.Slot{KeyID: "a", Date: day}, Charged: 10})
+		}
+		if err := db.RecordUsage(t.Context(), writer, rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wg sync.WaitGroup
+	for range 3 { // as replicas do
+		wg.Go(func() {
+			if err := db.TrimUsage(t.Context(), "2026-03-01", "2026-02-01"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	days, err := db.DailyUsage(t.Context(), "", "2025-01-01", "2027-01-01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]meter.DayUsage{{KeyID: "a", Date: "2026-02-01", Charged: 30}, {KeyID: "a", Date: "2026-03-01", Charged: 30}}, days); diff != "" {
+		t.Errorf("usage after it was trimmed (-want +got):\n%s", diff)
+	}
+	var n int
+	if err := SQL(t, url).QueryRow(`SELECT count(*) FROM usage`).Scan(&n); err != nil || n != 4 {
+		t.Errorf("%d rows (%v), want one of the folded day and three of the last", n, err)
+	}
+}
+
+func testGrants(t *testing.T, url string) {
+	db := open(t, url)
+	k, v := newKey(t, db, "a")
+	today := plan.DateOf(time.Now().UTC())
+	for _, g := range []plan.Grant{{Date: today, Units: 5}, {Date: today.AddDays(-3), Units: 7}, {Date: today.AddDays(-60), Units: 9}} {
+		if err := db.GrantUnits(t.Context(), k.ID, g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found, _ := find(t, db, v)
+	slices.SortFunc(found.Grants, func(a, b plan.Grant) int { return strings.Compare(string(b.Date), string(a.Date)) })
+	// What no window can have any more is left out.
+	if diff := cmp.Diff([]plan.Grant{{Date: today, Units: 5}, {Date: today.AddDays(-3), Units: 7}}, found.Grants); diff != "" {
+		t.Errorf("grants (-want +got):\n%s", diff)
+	}
+	if err := db.GrantUnits(t.Context(), "nobody", plan.Grant{Date: today, Units: 5}); !errors.Is(err, apikey.ErrUnknown) {
+		t.Errorf("GrantUnits to no key: %v, want ErrUnknown", err)
+	}
+	if err := db.DeleteKey(t.Context(), "a"); err != nil {
+		t.Errorf("delete a key with grants: %v", err)
 	}
 }
 

@@ -18,6 +18,7 @@ func TestLimiter(t *testing.T, replicas func(testing.TB) []meter.Limiter) {
 		"QuotaExact":         testQuotaExact,
 		"QuotaWindow":        testQuotaWindow,
 		"QuotaChanged":       testQuotaChanged,
+		"Raise":              testRaise,
 		"Refund":             testRefund,
 		"ThrottleBurst":      testThrottleBurst,
 		"ThrottleWait":       testThrottleWait,
@@ -34,11 +35,26 @@ func TestLimiter(t *testing.T, replicas func(testing.TB) []meter.Limiter) {
 
 func charge(t testing.TB, l meter.Limiter, keyID string, q plan.Quota) meter.Charge {
 	t.Helper()
-	c, err := l.Charge(t.Context(), keyID, q)
+	c, err := chargeAnew(t, l, keyID, q)
 	if err != nil {
 		t.Fatalf("Charge: %v", err)
 	}
 	return c
+}
+
+// chargeAnew charges, after having made the counter if there is none.
+func chargeAnew(t testing.TB, l meter.Limiter, keyID string, q plan.Quota) (meter.Charge, error) {
+	c, err := l.Charge(t.Context(), keyID, q)
+	if err != nil || !c.Missing {
+		return c, err
+	}
+	if c.Granted || c.Used != 0 {
+		t.Errorf("without a counter: %+v", c)
+	}
+	if err := l.Raise(t.Context(), keyID, c.Window, 0); err != nil {
+		return c, err
+	}
+	return l.Charge(t.Context(), keyID, q)
 }
 
 func throttle(t testing.TB, l meter.Limiter, keyID string, th plan.Throttle) time.Duration {
@@ -64,7 +80,7 @@ func testQuotaExact(t *testing.T, replicas []meter.Limiter) {
 	var granted atomic.Int64
 	var used sync.Map
 	spread(replicas, 300, func(l meter.Limiter) {
-		c, err := l.Charge(t.Context(), key, q)
+		c, err := chargeAnew(t, l, key, q)
 		if err != nil {
 			t.Errorf("Charge: %v", err)
 		}
@@ -126,6 +142,47 @@ func testQuotaChanged(t *testing.T, replicas []meter.Limiter) {
 	q.Limit = 1
 	if c := charge(t, l, key, q); c.Granted || c.Used != 3 {
 		t.Errorf("with the limit lowered to 1: %+v", c)
+	}
+}
+
+func testRaise(t *testing.T, replicas []meter.Limiter) {
+	key, l, other := rand.Text(), replicas[0], replicas[len(replicas)-1]
+	q := plan.Quota{Limit: 10, Period: plan.Month}
+	c, err := l.Charge(t.Context(), key, q)
+	if err != nil || !c.Missing || c.Granted {
+		t.Fatalf("Charge without a counter: %+v, %v", c, err)
+	}
+	raise := func(used int64) {
+		t.Helper()
+		if err := other.Raise(t.Context(), key, c.Window, used); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raise(3)
+	first := charge(t, l, key, q)
+	if !first.Granted || first.Used != 4 {
+		t.Errorf("after Raise to 3: %+v", first)
+	}
+	raise(2) // is no news
+	raise(4)
+	if c := charge(t, l, key, q); !c.Granted || c.Used != 5 || c.Epoch != first.Epoch {
+		t.Errorf("after Raise to less: %+v", c)
+	}
+	raise(9)
+	if c := charge(t, l, key, q); !c.Granted || c.Used != 10 || c.Epoch != first.Epoch {
+		t.Errorf("after Raise to 9: %+v", c)
+	}
+	raise(1000)
+	if c := charge(t, l, key, q); c.Granted || c.Used != 1000 {
+		t.Errorf("after Raise to 1000: %+v", c)
+	}
+	// Another window's counter is not made: nobody would ever clear it away.
+	past := plan.Window{Start: c.Window.Start.AddDate(-1, 0, 0), End: c.Window.Start}
+	if err := l.Raise(t.Context(), key, past, 5); err != nil {
+		t.Errorf("Raise of a past window: %v", err)
+	}
+	if c := charge(t, l, key, q); c.Used != 1000 {
+		t.Errorf("after Raise of a past window: %+v", c)
 	}
 }
 

@@ -37,6 +37,10 @@ type counter struct {
 	used   int64
 }
 
+func (c *counter) in(w plan.Window) bool {
+	return c.window.Start.Equal(w.Start) && c.window.End.Equal(w.End)
+}
+
 var _ meter.Limiter = (*Limiter)(nil)
 
 // New returns a Limiter that has counted nothing.
@@ -85,10 +89,8 @@ func (l *Limiter) Charge(_ context.Context, keyID string, q plan.Quota) (meter.C
 	}
 	l.dropStale(now)
 	c := l.used[keyID]
-	if c == nil || !c.window.Start.Equal(w.Start) || !c.window.End.Equal(w.End) {
-		l.epochs++
-		c = &counter{window: w, epoch: strconv.FormatUint(l.epochs, 36)}
-		l.used[keyID] = c
+	if c == nil || !c.in(w) {
+		return meter.Charge{KeyID: keyID, Missing: true, Window: w}, nil
 	}
 	granted := c.used < q.Limit
 	if granted {
@@ -96,6 +98,26 @@ func (l *Limiter) Charge(_ context.Context, keyID string, q plan.Quota) (meter.C
 	}
 	return meter.Charge{KeyID: keyID, Granted: granted, Used: c.used, Window: w, Epoch: c.epoch}, nil
 }
+
+// Raise implements meter.Limiter. It never fails.
+func (l *Limiter) Raise(_ context.Context, keyID string, w plan.Window, used int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !w.Contains(time.Now()) {
+		return nil
+	}
+	c := l.used[keyID]
+	if c == nil || !c.in(w) {
+		l.epochs++
+		c = &counter{window: w, epoch: strconv.FormatUint(l.epochs, 36)}
+		l.used[keyID] = c
+	}
+	c.used = max(c.used, used)
+	return nil
+}
+
+// Losses implements meter.Limiter: memory is lost with the process.
+func (l *Limiter) Losses() uint64 { return 0 }
 
 // Refund implements meter.Limiter. It never fails.
 func (l *Limiter) Refund(_ context.Context, c meter.Charge) error {

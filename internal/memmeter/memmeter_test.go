@@ -46,6 +46,12 @@ func takeAll(t *testing.T, l *Limiter, keyID string, th plan.Throttle, n int) ti
 func charge(t *testing.T, l *Limiter, keyID string, q plan.Quota) meter.Charge {
 	t.Helper()
 	c, err := l.Charge(t.Context(), keyID, q)
+	if c.Missing {
+		if err := l.Raise(t.Context(), keyID, c.Window, 0); err != nil {
+			t.Fatal(err)
+		}
+		c, err = l.Charge(t.Context(), keyID, q)
+	}
 	if err != nil {
 		t.Fatalf("Charge(%s, %+v): %v", keyID, q, err)
 	}
@@ -434,6 +440,18 @@ func TestSweep(t *testing.T) {
 	})
 }
 
+// begin makes a key's counter.
+func begin(t *testing.T, l *Limiter, keyID string, q plan.Quota) {
+	t.Helper()
+	w, err := q.Window(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Raise(t.Context(), keyID, w, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The clock stands still, so each number is exact.
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
@@ -441,6 +459,7 @@ func TestConcurrent(t *testing.T) {
 		const callers, limit = 200, 50
 		l := New()
 		q, th := perDay(limit), plan.Throttle{Rate: 1, Burst: limit}
+		begin(t, l, "k", q)
 		var mu sync.Mutex
 		var used []int64
 		var through int
@@ -486,6 +505,7 @@ func TestConcurrentRefunds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const callers, limit = 200, 50
 		l := New()
+		begin(t, l, "k", perDay(limit))
 		var kept atomic.Int64
 		var wg sync.WaitGroup
 		for i := range callers {

@@ -18,9 +18,17 @@ type Limiter interface {
 	Throttle(ctx context.Context, keyID string, t plan.Throttle) (wait time.Duration, err error)
 
 	// Charge takes one unit of the key's quota in the window that contains the
-	// limiter's present time, unless none is left. When it returns an error the
-	// unit may have been taken.
+	// limiter's present time, unless none is left, or there is no counter (yet,
+	// or any more). When it returns an error the unit may have been taken.
 	Charge(ctx context.Context, keyID string, q plan.Quota) (Charge, error)
+
+	// Raise makes the key's counter of a window, or raises it, to have at least
+	// used units used: what is known from the ledger. For a window that is not
+	// the present one nothing happens.
+	Raise(ctx context.Context, keyID string, w plan.Window, used int64) error
+
+	// Losses rises whenever counters may have been lost or set back.
+	Losses() uint64
 
 	// Refund gives back the unit of a charge that was granted. It must be
 	// called once at most for a charge. Where the charge's counter is no more,
@@ -36,6 +44,7 @@ type Limiter interface {
 type Charge struct {
 	KeyID   string
 	Granted bool
+	Missing bool  // there is no counter: it has to be raised first
 	Used    int64 // units used in the window, this one included
 	Window  plan.Window
 

@@ -2,6 +2,7 @@ package meter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -17,12 +18,19 @@ const refundTimeout = time.Second
 // A Meter enforces the plan of the key that a request was let in with.
 type Meter struct {
 	limiter Limiter
+	ledger  *Ledger
 	spent   spent
+	floors  floors
 }
 
-// New returns a Meter that counts with l.
-func New(l Limiter) *Meter {
-	return &Meter{limiter: l, spent: spent{keys: map[string]memory{}}}
+// New returns a Meter that counts with l and writes down in ledger what was
+// charged.
+func New(l Limiter, ledger *Ledger) *Meter {
+	return &Meter{
+		limiter: l, ledger: ledger,
+		spent:  spent{keys: map[string]memory{}},
+		floors: floors{keys: map[string]floor{}},
+	}
 }
 
 // Enforce lets a request through if its key's throttle and then its quota
@@ -31,7 +39,40 @@ func New(l Limiter) *Meter {
 // stands behind apikey.Require.
 func (m *Meter) Enforce(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := m.admit(w, r); err != nil {
+		u, err := m.admit(w, r)
+		if err != nil {
+			web.Fail(w, r, err)
+			return
+		}
+		returned := false
+		defer func() {
+			if !returned { // by a panic
+				u.giveBack()
+			}
+		}()
+		web.RecordOf(r.Context()).OnStatus(func(status int) {
+			if status >= 400 {
+				u.giveBack()
+			} else {
+				u.settle()
+			}
+		})
+		next.ServeHTTP(w, r)
+		returned = true
+		u.settle() // where it wrote nothing, which is a 200
+	})
+}
+
+// Throttle lets a request through if its key's throttle permits, and charges
+// nothing. It stands behind apikey.Require.
+func (m *Meter) Throttle(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key := apikey.From(r.Context())
+		quota, _, err := m.quota(key)
+		if err == nil {
+			err = m.throttle(r.Context(), w.Header(), key, quota)
+		}
+		if err != nil {
 			web.Fail(w, r, err)
 			return
 		}
@@ -39,67 +80,185 @@ func (m *Meter) Enforce(next http.Handler) http.Handler {
 	})
 }
 
-func (m *Meter) admit(w http.ResponseWriter, r *http.Request) error {
+func (m *Meter) admit(w http.ResponseWriter, r *http.Request) (*unit, error) {
 	ctx, h := r.Context(), w.Header()
 	key := apikey.From(ctx)
-	quota, throttle := key.Plan.Quota, key.Plan.Throttle
+	throttle := key.Plan.Throttle
 	asked := time.Now()
+	quota, window, err := m.quota(key)
+	if err != nil {
+		return nil, err
+	}
 
 	// A key whose quota is known to be spent costs no trip. It also comes
 	// before the throttle: of the two the quota is the answer that helps.
 	if quota != nil {
 		if window, ok := m.spent.recall(key.ID, *quota, asked); ok {
 			setPolicy(h, quota, window, throttle)
-			return m.limitExceeded(h, window)
+			return nil, m.limitExceeded(h, window)
 		}
 	}
-	if throttle != nil {
-		wait, err := m.limiter.Throttle(ctx, key.ID, *throttle)
-		if err != nil {
-			return web.Unavailable(fmt.Errorf("throttle: %w", err))
-		}
-		if wait > 0 {
-			return m.tooManyRequests(h, quota, throttle, wait)
-		}
+	if err := m.throttle(ctx, h, key, quota); err != nil {
+		return nil, err
 	}
 	if quota == nil {
 		setPolicy(h, nil, plan.Window{}, throttle)
-		return nil
+		return &unit{m: m, ctx: ctx, h: h, slot: Slot{key.ID, plan.DateOf(m.limiter.Now().UTC())}}, nil
 	}
 
-	charge, err := m.limiter.Charge(ctx, key.ID, *quota)
+	charge, limit, err := m.charge(ctx, key, *quota, window)
 	if err != nil {
-		return web.Unavailable(fmt.Errorf("charge: %w", err))
+		return nil, err
 	}
-	setPolicy(h, quota, charge.Window, throttle)
-	remaining := max(0, quota.Limit-charge.Used)
+	effective := *quota
+	effective.Limit = limit
+	setPolicy(h, &effective, charge.Window, throttle)
+	remaining := max(0, limit-charge.Used)
 	if remaining == 0 {
-		m.spent.remember(key.ID, *quota, charge.Window, asked, charge.Window.End.Sub(m.limiter.Now()))
+		m.spent.remember(key.ID, effective, charge.Window, asked, m.reset(charge.Window))
 	}
 	if !charge.Granted {
-		return m.limitExceeded(h, charge.Window)
+		return nil, m.limitExceeded(h, charge.Window)
 	}
 	setRemaining(h, "quota", remaining, m.reset(charge.Window))
-	web.RecordOf(ctx).OnStatus(func(status int) {
-		if status < 400 {
-			return
-		}
-		if err := m.refund(ctx, charge); err != nil {
-			// What the client asked for failed anyway, and the unit is lost to it.
-			web.RecordOf(ctx).Note(fmt.Errorf("refund: %w", err))
-			return
-		}
-		setRemaining(h, "quota", remaining+1, m.reset(charge.Window))
-	})
+	date, err := m.date(effective, charge.Window)
+	return &unit{m: m, ctx: ctx, h: h, slot: Slot{key.ID, date}, charge: &charge, remaining: remaining}, err
+}
+
+// quota returns the key's quota with what it was granted beyond it, and the
+// present window. It returns nil if the key has none.
+func (m *Meter) quota(key *apikey.Key) (*plan.Quota, plan.Window, error) {
+	if key.Plan.Quota == nil {
+		return nil, plan.Window{}, nil
+	}
+	q := *key.Plan.Quota
+	w, err := q.Window(m.limiter.Now())
+	if err != nil {
+		return nil, w, err
+	}
+	granted, err := q.Granted(w, key.Grants)
+	q.Limit += granted
+	return &q, w, err
+}
+
+func (m *Meter) throttle(ctx context.Context, h http.Header, key *apikey.Key, quota *plan.Quota) error {
+	if key.Plan.Throttle == nil {
+		return nil
+	}
+	wait, err := m.limiter.Throttle(ctx, key.ID, *key.Plan.Throttle)
+	if err != nil {
+		return web.Unavailable(fmt.Errorf("throttle: %w", err))
+	}
+	if wait > 0 {
+		return m.tooManyRequests(h, quota, key.Plan.Throttle, wait)
+	}
 	return nil
 }
 
-func (m *Meter) refund(ctx context.Context, c Charge) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refundTimeout)
+// charge takes a unit of the quota, which is the key's with its grants for the
+// window w, and returns the limit that held.
+func (m *Meter) charge(ctx context.Context, key *apikey.Key, q plan.Quota, w plan.Window) (Charge, int64, error) {
+	losses := m.limiter.Losses()
+	if due, must := m.floors.due(key.ID, w, losses, time.Now()); due {
+		if err := m.raise(ctx, key.ID, q, w, losses, false); err != nil && must {
+			return Charge{}, 0, web.Unavailable(err)
+		}
+	}
+	for range 3 {
+		c, err := m.limiter.Charge(ctx, key.ID, q)
+		if err != nil {
+			return c, 0, web.Unavailable(fmt.Errorf("charge: %w", err))
+		}
+		if c.Missing {
+			if err := m.raise(ctx, key.ID, q, c.Window, losses, true); err != nil {
+				return c, 0, web.Unavailable(err)
+			}
+			continue
+		}
+		if c.Window.Start.Equal(w.Start) && c.Window.End.Equal(w.End) {
+			return c, q.Limit, nil
+		}
+		// By the limiter's clock it is another window, with other grants.
+		granted, err := key.Plan.Quota.Granted(c.Window, key.Grants)
+		if err != nil {
+			return c, 0, err
+		}
+		limit := key.Plan.Quota.Limit + granted
+		if c.Granted && c.Used > limit {
+			c.Granted = false
+			if err := m.limiter.Refund(ctx, c); err != nil {
+				return c, 0, web.Unavailable(fmt.Errorf("refund: %w", err))
+			}
+		}
+		return c, limit, nil
+	}
+	return Charge{}, 0, web.Unavailable(errors.New("charge: the counter is lost as soon as it is made"))
+}
+
+// raise has the key's counter have at least what the ledger says was used.
+func (m *Meter) raise(ctx context.Context, keyID string, q plan.Quota, w plan.Window, losses uint64, made bool) error {
+	at := time.Now()
+	used, err := m.ledger.Used(ctx, keyID, q, w)
+	if err != nil {
+		return fmt.Errorf("read ledger: %w", err)
+	}
+	if err := m.limiter.Raise(ctx, keyID, w, used); err != nil {
+		return fmt.Errorf("raise counter: %w", err)
+	}
+	m.floors.raised(keyID, w, losses, at, made)
+	return nil
+}
+
+// date returns the day that a charge in the window is for: the present one,
+// unless the window has ended meanwhile.
+func (m *Meter) date(q plan.Quota, w plan.Window) (plan.Date, error) {
+	now := m.limiter.Now()
+	if !w.Contains(now) {
+		now = w.End.Add(-1)
+	}
+	return q.Date(now)
+}
+
+// A unit is what a request in flight holds. It belongs to the goroutine that
+// serves the request.
+type unit struct {
+	m         *Meter
+	ctx       context.Context
+	h         http.Header // of the answer
+	slot      Slot
+	charge    *Charge // nil: there is no quota
+	remaining int64
+	done      bool
+}
+
+// settle charges the unit for good.
+func (u *unit) settle() {
+	if u.done {
+		return
+	}
+	u.done = true
+	u.m.ledger.Add(u.slot)
+}
+
+// giveBack returns the unit, and says so in the answer's header.
+func (u *unit) giveBack() {
+	if u.done {
+		return
+	}
+	u.done = true
+	if u.charge == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), refundTimeout)
 	defer cancel()
 	// Only then: until then it is true that nothing is left.
-	defer m.spent.forget(c.KeyID)
-	return m.limiter.Refund(ctx, c)
+	defer u.m.spent.forget(u.charge.KeyID)
+	if err := u.m.limiter.Refund(ctx, *u.charge); err != nil {
+		// What the client asked for failed anyway, and the unit is lost to it.
+		web.RecordOf(u.ctx).Note(fmt.Errorf("refund: %w", err))
+		return
+	}
+	setRemaining(u.h, "quota", u.remaining+1, u.m.reset(u.charge.Window))
 }
 
 func (m *Meter) limitExceeded(h http.Header, window plan.Window) error {

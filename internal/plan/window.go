@@ -30,13 +30,7 @@ func (q Quota) Window(t time.Time) (Window, error) {
 		return Window{}, fmt.Errorf("quota timezone %q: %w", q.Timezone, err)
 	}
 
-	// The day that t belongs to. A clock set back over midnight shows the day
-	// before once more; that hour belongs to the day that has begun already.
-	today := dateOf(t.In(loc))
-	for !t.Before(today.add(1).begin(loc)) {
-		today = today.add(1)
-	}
-
+	today := today(t, loc)
 	var first, next date
 	switch q.Period {
 	case Day:
@@ -54,6 +48,16 @@ func (q Quota) Window(t time.Time) (Window, error) {
 		return Window{}, fmt.Errorf("quota period %q is none of DAY, WEEK, MONTH", q.Period)
 	}
 	return Window{first.begin(loc), next.begin(loc)}, nil
+}
+
+// today returns the day that t belongs to. A clock set back over midnight shows
+// the day before once more; that hour belongs to the day that has begun already.
+func today(t time.Time, loc *time.Location) date {
+	d := dateOf(t.In(loc))
+	for !t.Before(d.add(1).begin(loc)) {
+		d = d.add(1)
+	}
+	return d
 }
 
 // A date is a day of the calendar. Like time.Date it may be out of range: the

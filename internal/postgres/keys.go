@@ -17,15 +17,17 @@ import (
 const keyColumns = `
 	k.id, coalesce(k.name, ''), v.prefix, k.enabled, k.description, k.customer_id, k.created_at,
 	least(k.expires_at, v.expires_at),
+	(SELECT string_agg(g.day || ' ' || g.units, ',') FROM grants g WHERE g.key_id = k.id AND g.day > current_date - 40),
 	` + plan.Columns
 
 func scanKey(row pgx.Row, more ...any) (*apikey.Key, error) {
 	var (
 		k       apikey.Key
 		expires *time.Time
+		grants  *string
 		p       plan.Row
 	)
-	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &k.CreatedAt, &expires)
+	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &k.CreatedAt, &expires, &grants)
 	if err := row.Scan(append(dest, p.Dest()...)...); err != nil {
 		return nil, err
 	}
@@ -33,7 +35,12 @@ func scanKey(row pgx.Row, more ...any) (*apikey.Key, error) {
 		k.ExpiresAt = *expires
 	}
 	k.Plan = p.Plan()
-	return &k, nil
+	if grants == nil {
+		return &k, nil
+	}
+	var err error
+	k.Grants, err = plan.ParseGrants(*grants)
+	return &k, err
 }
 
 // Find implements apikey.Finder: concurrent calls share a query.

@@ -23,6 +23,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
+	"helloapi/internal/meter"
 	"helloapi/migrations"
 )
 
@@ -59,6 +60,7 @@ type DB struct {
 
 	counts *groupcommit.Counter
 	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
+	used   *groupcommit.Batcher[meter.UsageQuery, int64]
 }
 
 // Open connects to the database at url, which must have the present schema.
@@ -86,6 +88,7 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 	db.counts = groupcommit.NewCounter(batch, db.writeGreetings)
 	batch.Timeout = findTimeout
 	db.finds = groupcommit.New(batch, db.findKeys)
+	db.used = groupcommit.New(batch, db.sumUsage)
 	return db, nil
 }
 
@@ -243,13 +246,15 @@ func (db *DB) Ping(ctx context.Context) error {
 func (db *DB) Close() error {
 	db.counts.Close()
 	db.finds.Close()
+	db.used.Close()
 	db.pool.Close()
 	return nil
 }
 
-// Stats counts the shared writes of greetings and the shared look-ups of keys.
+// Stats counts the shared writes of greetings and the shared look-ups of keys
+// and of usage.
 func (db *DB) Stats() map[string]groupcommit.Stats {
-	return map[string]groupcommit.Stats{"greetings": db.counts.Stats(), "keys": db.finds.Stats()}
+	return map[string]groupcommit.Stats{"greetings": db.counts.Stats(), "keys": db.finds.Stats(), "usage": db.used.Stats()}
 }
 
 func isCode(err error, codes ...string) bool {

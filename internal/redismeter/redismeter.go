@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-redis/redis_rate/v10"
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/meter"
@@ -26,16 +25,21 @@ import (
 //go:embed charge.lua
 var chargeLua string
 
+//go:embed raise.lua
+var raiseLua string
+
 //go:embed refund.lua
 var refundLua string
 
 var (
 	chargeScript = redis.NewScript(chargeLua)
+	raiseScript  = redis.NewScript(raiseLua)
 	refundScript = redis.NewScript(refundLua)
 )
 
 // What charge.lua answers first.
 const (
+	noCounter   = -2
 	wrongWindow = -1
 	granted     = 1
 )
@@ -46,6 +50,7 @@ type Limiter struct {
 	trips  *trips
 	bucket *redis_rate.Limiter
 	ahead  atomic.Int64 // how far Redis' clock is ahead of ours, a time.Duration
+	losses atomic.Uint64
 }
 
 var _ meter.Limiter = (*Limiter)(nil)
@@ -53,23 +58,10 @@ var _ meter.Limiter = (*Limiter)(nil)
 // Open returns a Limiter on the Redis at url (redis:// or rediss://). It does
 // not wait for Redis to be there; Ping tells. The error does not hold the url.
 func Open(url string) (*Limiter, error) {
-	opts, err := redis.ParseURL(url)
+	rdb, err := connect(url)
 	if err != nil {
-		// The error of net/url quotes the whole, with the password.
-		return nil, errors.New("REDIS_URL must be like redis://:password@host:6379/0, or rediss:// for TLS")
+		return nil, err
 	}
-	// The defaults of go-redis suit a cache. Here a request waits: give up soon,
-	// honour deadlines, and never send a command twice.
-	opts.ContextTimeoutEnabled = true
-	opts.MaxRetries = -1
-	opts.DialerRetries = 1
-	opts.DialTimeout = tripTimeout
-	opts.ReadTimeout = tripTimeout
-	opts.WriteTimeout = tripTimeout
-	opts.PoolTimeout = tripTimeout
-	opts.MinIdleConns = 1
-	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
-	rdb := redis.NewClient(opts)
 	t := newTrips(rdb)
 	return &Limiter{rdb: rdb, trips: t, bucket: redis_rate.NewLimiter(t)}, nil
 }
@@ -132,7 +124,7 @@ func (l *Limiter) Charge(ctx context.Context, keyID string, q plan.Quota) (meter
 		}
 		sent := time.Now()
 		reply, err := chargeScript.Run(ctx, l.trips, []string{counterKey(keyID, w)},
-			w.Start.UnixMilli(), w.End.UnixMilli(), q.Limit, rand.Text()).Slice()
+			w.Start.UnixMilli(), w.End.UnixMilli(), q.Limit).Slice()
 		if err != nil {
 			return meter.Charge{}, fmt.Errorf("redis: %w", err)
 		}
@@ -142,7 +134,10 @@ func (l *Limiter) Charge(ctx context.Context, keyID string, q plan.Quota) (meter
 		}
 		l.ahead.Store(int64(now.Sub(sent.Add(time.Since(sent) / 2))))
 		if result != wrongWindow {
-			return meter.Charge{KeyID: keyID, Granted: result == granted, Used: used, Window: w, Epoch: epoch}, nil
+			return meter.Charge{
+				KeyID: keyID, Granted: result == granted, Missing: result == noCounter,
+				Used: used, Window: w, Epoch: epoch,
+			}, nil
 		}
 		at = now
 	}
@@ -163,6 +158,18 @@ func parseCharge(reply []any) (result, used int64, epoch string, now time.Time, 
 	}
 	return 0, 0, "", time.Time{}, fmt.Errorf("redis: unexpected answer %v", reply)
 }
+
+// Raise implements meter.Limiter.
+func (l *Limiter) Raise(ctx context.Context, keyID string, w plan.Window, used int64) error {
+	if err := raiseScript.Run(ctx, l.trips, []string{counterKey(keyID, w)},
+		w.Start.UnixMilli(), w.End.UnixMilli(), used, rand.Text()).Err(); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	return nil
+}
+
+// Losses implements meter.Limiter.
+func (l *Limiter) Losses() uint64 { return l.losses.Load() }
 
 // Refund implements meter.Limiter.
 func (l *Limiter) Refund(ctx context.Context, c meter.Charge) error {

@@ -19,6 +19,7 @@ import (
 const keyColumns = `
 	k.id, coalesce(k.name, ''), v.prefix, k.enabled, k.description, k.customer_id, k.created_at,
 	CASE WHEN v.expires_at IS NULL OR k.expires_at < v.expires_at THEN k.expires_at ELSE v.expires_at END,
+	(SELECT group_concat(g.day || ' ' || g.units) FROM grants g WHERE g.key_id = k.id AND g.day > date('now', '-40 days')),
 	` + plan.Columns
 
 func scanKey(scan func(...any) error, more ...any) (*apikey.Key, error) {
@@ -26,9 +27,10 @@ func scanKey(scan func(...any) error, more ...any) (*apikey.Key, error) {
 		k       apikey.Key
 		created int64
 		expires sql.NullInt64
+		grants  sql.NullString
 		p       plan.Row
 	)
-	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &created, &expires)
+	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &created, &expires, &grants)
 	if err := scan(append(dest, p.Dest()...)...); err != nil {
 		return nil, err
 	}
@@ -37,7 +39,9 @@ func scanKey(scan func(...any) error, more ...any) (*apikey.Key, error) {
 		k.ExpiresAt = time.UnixMilli(expires.Int64)
 	}
 	k.Plan = p.Plan()
-	return &k, nil
+	var err error
+	k.Grants, err = plan.ParseGrants(grants.String)
+	return &k, err
 }
 
 // Find implements apikey.Finder: concurrent calls share a query.

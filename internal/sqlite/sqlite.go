@@ -20,6 +20,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
+	"helloapi/internal/meter"
 	"helloapi/migrations"
 )
 
@@ -40,6 +41,7 @@ type DB struct {
 	upsert *sql.Stmt // for greetings
 	counts *groupcommit.Counter
 	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
+	used   *groupcommit.Batcher[meter.UsageQuery, int64]
 }
 
 // Open opens the file at path, which must be there and have the present
@@ -183,6 +185,7 @@ func (db *DB) prepare(ctx context.Context) (_ *DB, err error) {
 	cfg := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: flushTimeout}
 	db.counts = groupcommit.NewCounter(cfg, db.writeGreetings)
 	db.finds = groupcommit.New(cfg, db.findKeys)
+	db.used = groupcommit.New(cfg, db.sumUsage)
 	return db, nil
 }
 
@@ -262,6 +265,7 @@ func (db *DB) Close() error {
 	if db.counts != nil {
 		db.counts.Close()
 		db.finds.Close()
+		db.used.Close()
 	}
 	err := errors.Join(db.read.Close(), db.write.Close())
 	if db.lock != nil {
@@ -270,9 +274,10 @@ func (db *DB) Close() error {
 	return err
 }
 
-// Stats counts the shared writes of greetings and the shared look-ups of keys.
+// Stats counts the shared writes of greetings and the shared look-ups of keys
+// and of usage.
 func (db *DB) Stats() map[string]groupcommit.Stats {
-	return map[string]groupcommit.Stats{"greetings": db.counts.Stats(), "keys": db.finds.Stats()}
+	return map[string]groupcommit.Stats{"greetings": db.counts.Stats(), "keys": db.finds.Stats(), "usage": db.used.Stats()}
 }
 
 // inTx runs f in a transaction that writes.

@@ -1,0 +1,255 @@
+package meter
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"helloapi/internal/plan"
+)
+
+const (
+	// writeEvery is how often the ledger writes what was charged: what a replica
+	// that is killed may lose.
+	writeEvery = time.Second
+	// writeTimeout bounds a write. One that fails is made up for by the next.
+	writeTimeout = 5 * time.Second
+	// writeMost is how many rows one write has at most.
+	writeMost = 5000
+)
+
+// Usage is the durable record of what keys were charged. It is safe for
+// concurrent use.
+type Usage interface {
+	// RecordUsage raises what writer charged to each row's total. Doing it
+	// again, or with totals from before, changes nothing.
+	RecordUsage(ctx context.Context, writer string, rows []UsageRow) error
+
+	// Used returns what a key was charged in some days, without what the asking
+	// writer knows itself. Concurrent calls may share a query.
+	Used(ctx context.Context, q UsageQuery) (int64, error)
+
+	// DailyUsage returns what was charged on each day from first to before
+	// next, of one key or of all ("") by key and day. Days without a charge are
+	// left out.
+	DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]DayUsage, error)
+
+	// TrimUsage drops the days before drop, and folds those before fold into
+	// one row each.
+	TrimUsage(ctx context.Context, fold, drop plan.Date) error
+}
+
+// A UsageRow is what one writer has charged a key on a day so far.
+type UsageRow struct {
+	Slot
+	Charged int64
+}
+
+// A Slot is what is counted apart.
+type Slot struct {
+	KeyID string
+	Date  plan.Date
+}
+
+// A UsageQuery asks for the days from First to before Next. The rows of Writer
+// are left out from the day Known on.
+type UsageQuery struct {
+	KeyID       string
+	First, Next plan.Date
+	Writer      string
+	Known       plan.Date
+}
+
+// A DayUsage is what a key was charged on a day.
+type DayUsage struct {
+	KeyID   string
+	Date    plan.Date
+	Charged int64
+}
+
+// A Ledger writes down what this process charges, in the background, and reads
+// what was charged by all. It is safe for concurrent use.
+type Ledger struct {
+	usage  Usage
+	writer string
+	log    *slog.Logger
+	stop   chan struct{}
+	done   chan struct{}
+
+	mu     sync.Mutex
+	totals map[Slot]int64 // what this process has charged
+	dirty  map[Slot]bool  // totals that are not known to be written
+	newest plan.Date      // of the slots
+
+	writes sync.Mutex // held while writing
+}
+
+// NewLedger returns a Ledger, which must be closed.
+func NewLedger(usage Usage, log *slog.Logger) *Ledger {
+	l := &Ledger{
+		usage: usage, writer: rand.Text(), log: log,
+		stop: make(chan struct{}), done: make(chan struct{}),
+		totals: map[Slot]int64{}, dirty: map[Slot]bool{},
+	}
+	go l.run()
+	return l
+}
+
+// Add notes that a key was charged one unit. It will be written within about a
+// second.
+func (l *Ledger) Add(s Slot) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.totals[s]++
+	l.dirty[s] = true
+	l.newest = max(l.newest, s.Date)
+}
+
+// Used returns what the key was charged in the quota's window: by this process
+// up to now, by others up to their last write.
+func (l *Ledger) Used(ctx context.Context, keyID string, q plan.Quota, w plan.Window) (int64, error) {
+	first, next, err := q.Dates(w)
+	if err != nil {
+		return 0, err
+	}
+	own, known := l.own(keyID, first, next)
+	others, err := l.usage.Used(ctx, UsageQuery{keyID, first, next, l.writer, known})
+	if err != nil {
+		return 0, err
+	}
+	return own + others, nil
+}
+
+// own adds up what this process has charged, as far as it knows without asking:
+// from the day known on.
+func (l *Ledger) own(keyID string, first, next plan.Date) (total int64, known plan.Date) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known = l.known()
+	for d := max(first, known); d < next && d <= l.newest; d = d.Next() {
+		total += l.totals[Slot{keyID, d}]
+	}
+	return total, known
+}
+
+// known is the first day of which all totals are in memory. The caller holds
+// l.mu.
+func (l *Ledger) known() plan.Date { return l.newest.AddDays(-knownDays) }
+
+// run writes now and then, and trims once an hour.
+func (l *Ledger) run() {
+	defer close(l.done)
+	ticks := time.NewTicker(writeEvery)
+	defer ticks.Stop()
+	trimmed := time.Now().Add(-trimEvery + time.Minute) // not while starting
+	failing := false
+	for {
+		select {
+		case <-l.stop:
+			return
+		case now := <-ticks.C:
+			err := l.Write(context.Background())
+			if err == nil && time.Since(trimmed) > trimEvery {
+				trimmed = now
+				err = l.trim(now)
+			}
+			if err != nil && !failing {
+				l.log.Warn("usage can't be written; it is kept and tried again", "error", err)
+			}
+			failing = err != nil
+		}
+	}
+}
+
+// Write writes all that was noted and not yet written.
+func (l *Ledger) Write(ctx context.Context) error {
+	l.writes.Lock()
+	defer l.writes.Unlock()
+	for {
+		rows := l.take()
+		if len(rows) == 0 {
+			l.forget()
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+		err := l.usage.RecordUsage(ctx, l.writer, rows)
+		cancel()
+		if err != nil {
+			l.putBack(rows)
+			return err
+		}
+	}
+}
+
+// take returns some totals that are to be written, as written.
+func (l *Ledger) take() []UsageRow {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rows := make([]UsageRow, 0, min(len(l.dirty), writeMost))
+	for s := range l.dirty {
+		if len(rows) == writeMost {
+			break
+		}
+		rows = append(rows, UsageRow{s, l.totals[s]})
+		delete(l.dirty, s)
+	}
+	return rows
+}
+
+func (l *Ledger) putBack(rows []UsageRow) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range rows {
+		l.dirty[r.Slot] = true
+	}
+}
+
+// forget drops totals of days that are over. They have been written; a charge
+// on such a day would begin at one again, and be lost.
+func (l *Ledger) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s := range l.totals {
+		if s.Date < l.known() && !l.dirty[s] {
+			delete(l.totals, s)
+		}
+	}
+}
+
+// Close writes what has not been written.
+func (l *Ledger) Close() error {
+	close(l.stop)
+	<-l.done
+	if err := l.Write(context.Background()); err != nil {
+		return fmt.Errorf("write usage: %w", err)
+	}
+	return nil
+}
+
+const (
+	// knownDays is how many days the totals of which stay in memory lie back. A
+	// request is charged on the day it came, in any time zone.
+	knownDays = 3
+
+	trimEvery = time.Hour
+	// foldAfter is how many days a writer's row is kept apart: as long as the
+	// longest window, so that a late write can't count twice in one.
+	foldAfter = 40
+	// keepMonths is how long usage is kept.
+	keepMonths = 13
+)
+
+func (l *Ledger) trim(now time.Time) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	today := plan.DateOf(now.UTC())
+	err := l.usage.TrimUsage(ctx, today.AddDays(-foldAfter-1), plan.DateOf(now.UTC().AddDate(0, -keepMonths, 0)))
+	if err != nil {
+		return errors.Join(errors.New("trim usage"), err)
+	}
+	return nil
+}

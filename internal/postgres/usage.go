@@ -1,0 +1,108 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"helloapi/internal/groupcommit"
+	"helloapi/internal/meter"
+	"helloapi/internal/plan"
+)
+
+// RecordUsage implements meter.Usage.
+func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.UsageRow) error {
+	keys, days, charged := make([]string, len(rows)), make([]string, len(rows)), make([]int64, len(rows))
+	for i, r := range rows {
+		keys[i], days[i], charged[i] = r.KeyID, string(r.Date), r.Charged
+	}
+	_, err := db.pool.Exec(ctx, `
+		INSERT INTO usage AS u (key_id, day, writer, charged)
+		SELECT k, d::date, $1, n FROM unnest($2::text[], $3::text[], $4::bigint[]) AS t (k, d, n)
+		ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = greatest(u.charged, excluded.charged)`,
+		writer, keys, days, charged)
+	if err != nil {
+		return fmt.Errorf("postgres: record usage: %w", err)
+	}
+	return nil
+}
+
+// Used implements meter.Usage: concurrent calls share a query.
+func (db *DB) Used(ctx context.Context, q meter.UsageQuery) (int64, error) {
+	return db.used.Do(ctx, q)
+}
+
+// sumUsage is the flush of db.used.
+func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.UsageQuery, int64]) {
+	var n [5][]string
+	for _, c := range calls {
+		for i, v := range []string{c.In.KeyID, string(c.In.First), string(c.In.Next), c.In.Writer, string(c.In.Known)} {
+			n[i] = append(n[i], v)
+		}
+	}
+	err := db.lookUp(ctx, func(ctx context.Context) error {
+		rows, err := db.pool.Query(ctx, `
+			SELECT q.i, coalesce(sum(u.charged), 0)::bigint
+			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS q (k, first, next, writer, known, i)
+			LEFT JOIN usage u ON u.key_id = q.k AND u.day >= q.first::date AND u.day < q.next::date
+				AND NOT (u.writer = q.writer AND u.day >= coalesce(nullif(q.known, ''), '-infinity')::date)
+			GROUP BY q.i`, n[0], n[1], n[2], n[3], n[4])
+		if err != nil {
+			return err
+		}
+		var i, used int64
+		_, err = pgx.ForEachRow(rows, []any{&i, &used}, func() error {
+			calls[i-1].Out = used
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		for _, c := range calls {
+			c.Err = fmt.Errorf("postgres: read usage: %w", err)
+		}
+	}
+}
+
+// DailyUsage implements meter.Usage.
+func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]meter.DayUsage, error) {
+	rows, err := db.pool.Query(ctx, `
+		SELECT key_id, day::text, sum(charged)::bigint FROM usage
+		WHERE ($1 = '' OR key_id = $1) AND day >= $2::text::date AND day < $3::text::date
+		GROUP BY key_id, day HAVING sum(charged) > 0 ORDER BY key_id, day`, keyID, string(first), string(next))
+	if err != nil {
+		return nil, fmt.Errorf("postgres: list usage: %w", err)
+	}
+	days, err := pgx.CollectRows(rows, pgx.RowToStructByPos[meter.DayUsage])
+	if err != nil {
+		return nil, fmt.Errorf("postgres: list usage: %w", err)
+	}
+	return days, nil
+}
+
+// TrimUsage implements meter.Usage. Several replicas may do it at a time: each
+// row is taken by one.
+func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
+	return pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `DELETE FROM usage WHERE day < $1::text::date`, string(drop)); err != nil {
+			return fmt.Errorf("postgres: drop old usage: %w", err)
+		}
+		_, err := tx.Exec(ctx, `
+			WITH gone AS (DELETE FROM usage WHERE day < $1::text::date AND writer <> '' RETURNING key_id, day, charged)
+			INSERT INTO usage AS u (key_id, day, writer, charged)
+			SELECT key_id, day, '', sum(charged) FROM gone GROUP BY key_id, day ORDER BY key_id, day
+			ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = u.charged + excluded.charged`, string(fold))
+		if err != nil {
+			return fmt.Errorf("postgres: fold old usage: %w", err)
+		}
+		return nil
+	})
+}
+
+// GrantUnits implements apikey.Keys.
+func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) error {
+	return known(db.pool.Exec(ctx, `
+		INSERT INTO grants (key_id, day, units) SELECT id, $2::text::date, $3 FROM api_keys WHERE id = $1`,
+		keyID, string(g.Date), g.Units))
+}

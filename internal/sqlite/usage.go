@@ -1,0 +1,108 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"helloapi/internal/groupcommit"
+	"helloapi/internal/meter"
+	"helloapi/internal/plan"
+)
+
+// RecordUsage implements meter.Usage.
+func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.UsageRow) error {
+	err := db.inTx(ctx, func(tx *sql.Tx) error {
+		upsert, err := tx.PrepareContext(ctx, `
+			INSERT INTO usage (key_id, day, writer, charged) VALUES (?, ?, ?, ?)
+			ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = max(charged, excluded.charged)`)
+		if err != nil {
+			return err
+		}
+		defer upsert.Close()
+		for _, r := range rows {
+			if _, err := upsert.ExecContext(ctx, r.KeyID, string(r.Date), writer, r.Charged); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("sqlite: record usage: %w", err)
+	}
+	return nil
+}
+
+// Used implements meter.Usage: concurrent calls share a connection.
+func (db *DB) Used(ctx context.Context, q meter.UsageQuery) (int64, error) {
+	return db.used.Do(ctx, q)
+}
+
+// sumUsage is the flush of db.used.
+func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.UsageQuery, int64]) {
+	for _, c := range calls {
+		c.Err = db.read.QueryRowContext(ctx, `
+			SELECT coalesce(sum(charged), 0) FROM usage
+			WHERE key_id = ? AND day >= ? AND day < ? AND NOT (writer = ? AND day >= ?)`,
+			c.In.KeyID, string(c.In.First), string(c.In.Next), c.In.Writer, string(c.In.Known)).Scan(&c.Out)
+		if c.Err != nil {
+			c.Err = fmt.Errorf("sqlite: read usage: %w", c.Err)
+		}
+	}
+}
+
+// DailyUsage implements meter.Usage.
+func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]meter.DayUsage, error) {
+	rows, err := db.read.QueryContext(ctx, `
+		SELECT key_id, day, sum(charged) FROM usage
+		WHERE (?1 = '' OR key_id = ?1) AND day >= ?2 AND day < ?3
+		GROUP BY key_id, day HAVING sum(charged) > 0 ORDER BY key_id, day`, keyID, string(first), string(next))
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: list usage: %w", err)
+	}
+	defer rows.Close()
+	var days []meter.DayUsage
+	for rows.Next() {
+		var d meter.DayUsage
+		if err := rows.Scan(&d.KeyID, &d.Date, &d.Charged); err != nil {
+			return nil, fmt.Errorf("sqlite: list usage: %w", err)
+		}
+		days = append(days, d)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("sqlite: list usage: %w", err)
+	}
+	return days, nil
+}
+
+// TrimUsage implements meter.Usage.
+func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
+	err := db.inTx(ctx, func(tx *sql.Tx) error {
+		for _, stmt := range []struct {
+			sql string
+			day plan.Date
+		}{
+			{`DELETE FROM usage WHERE day < ?`, drop},
+			{`INSERT INTO usage (key_id, day, writer, charged)
+				SELECT key_id, day, '', sum(charged) FROM usage WHERE day < ? AND writer <> '' GROUP BY key_id, day
+				ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = charged + excluded.charged`, fold},
+			{`DELETE FROM usage WHERE day < ? AND writer <> ''`, fold},
+		} {
+			if _, err := tx.ExecContext(ctx, stmt.sql, string(stmt.day)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("sqlite: trim usage: %w", err)
+	}
+	return nil
+}
+
+// GrantUnits implements apikey.Keys.
+func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) error {
+	return known(changed(db.write.ExecContext(ctx, `
+		INSERT INTO grants (key_id, day, units) SELECT id, ?2, ?3 FROM api_keys WHERE id = ?1`,
+		keyID, string(g.Date), g.Units)))
+}
