@@ -28,8 +28,9 @@ type serveCmd struct {
 	Addr      string `setting:"" default:":8080" placeholder:"HOST:PORT" help:"Where to serve the API."`
 	AdminAddr string `setting:"" default:"127.0.0.1:8081" placeholder:"HOST:PORT" help:"Where to serve probes and metrics. Not for the public."`
 	database
-	RedisURL string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0. Without it each counts for itself."`
-	Migrate  bool   `setting:"" help:"Migrate PostgreSQL before serving. SQLite always is."`
+	RedisURL     string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0. Without it each counts for itself."`
+	MeterOnError string `setting:"" enum:"local,deny" default:"local" placeholder:"HOW" help:"While Redis is away: local (each replica goes on by itself, on what the database says was used) or deny (503)."`
+	Migrate      bool   `setting:"" help:"Migrate PostgreSQL before serving. SQLite always is."`
 
 	KeyStaleMax        time.Duration `setting:"" default:"1h" placeholder:"TIME" help:"How long a known key may be used while the database is away."`
 	MaxInFlight        int           `setting:"" default:"4096" placeholder:"N" help:"Requests served at a time. More get 503."`
@@ -86,7 +87,7 @@ func (c *serveCmd) Run(p *program) (err error) {
 		return err
 	}
 	stores, err := backend.Open(p.ctx, backend.Config{
-		DatabaseURL: c.URL, RedisURL: c.RedisURL, Migrate: c.Migrate, KeyStaleMax: c.KeyStaleMax, Log: log,
+		DatabaseURL: c.URL, RedisURL: c.RedisURL, Migrate: c.Migrate, KeyStaleMax: c.KeyStaleMax, Deny: c.MeterOnError == "deny", Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, srv.Close())

@@ -189,7 +189,9 @@ func (c *Cache) Find(ctx context.Context, h Hash) (*Key, error) {
 		c.retry.Store(0)
 		return key, err
 	}
-	c.retry.Store(int64(time.Since(c.base) + retryAfter))
+	if ctx.Err() == nil { // it was not the caller who had enough
+		c.retry.Store(int64(time.Since(c.base) + retryAfter))
+	}
 	if usable {
 		c.stales.Add(1)
 		return old.key, nil

@@ -922,7 +922,7 @@ func TestCacheFlood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const (
 			workers = 4
-			flood   = 4 * cacheSize
+			flood   = 3 * cacheSize
 		)
 		// otter evicts behind the callers' backs, who may be a buffer ahead of it.
 		slack := 1024 * runtime.GOMAXPROCS(0)
@@ -1008,8 +1008,8 @@ func TestCacheNeverOlderThanTold(t *testing.T) {
 	t.Parallel()
 	const (
 		readers = 8
-		finds   = 20_000 // of each
-		each    = 50     // as many between two changes, about
+		finds   = 8_000 // of each
+		each    = 50    // as many between two changes, about
 	)
 	s := &versions{watched: make(chan apikey.Watcher, 1)}
 	c, err := apikey.NewCache(s, time.Hour)

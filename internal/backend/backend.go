@@ -55,6 +55,10 @@ type Config struct {
 	RedisURL    string // "": limits are counted in this process
 	Migrate     bool   // migrate PostgreSQL first; SQLite always is
 
+	// Deny has requests with a limit refused while Redis is away. Otherwise
+	// each replica goes on by itself, on what the ledger says.
+	Deny bool
+
 	// KeyStaleMax is how long a key that is known may be used while the
 	// database is away.
 	KeyStaleMax time.Duration
@@ -69,7 +73,9 @@ type Backend struct {
 	Limiter  meter.Limiter
 	Ledger   *meter.Ledger // of what Limiter charged
 
-	redis *redismeter.Limiter // nil without Redis
+	redis    *redismeter.Limiter // nil without Redis, as is
+	fallback *meter.Fallback     // Limiter
+	deny     bool
 }
 
 // Open opens what cfg asks for, to be served from.
@@ -81,12 +87,11 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if isSQLite && cfg.RedisURL != "" {
 		return nil, errors.New("REDIS_URL is set but DATABASE_URL is a SQLite file: Redis is for several replicas, which need PostgreSQL; unset REDIS_URL or use postgres://…")
 	}
-	b := &Backend{Limiter: memmeter.New()}
+	b := &Backend{Limiter: memmeter.New(), deny: cfg.Deny}
 	if cfg.RedisURL != "" {
 		if b.redis, err = redismeter.Open(cfg.RedisURL); err != nil {
 			return nil, err
 		}
-		b.Limiter = b.redis
 	} else if !isSQLite {
 		cfg.Log.Warn("no REDIS_URL: this replica counts quotas and throttles for itself alone")
 	}
@@ -115,6 +120,10 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, errors.Join(err, b.Close())
 	}
 	b.Ledger = meter.NewLedger(b.Database, cfg.Log)
+	if b.redis != nil {
+		b.fallback = meter.NewFallback(b.redis, b.Limiter, b.Ledger, cfg.Deny, cfg.Log)
+		b.Limiter = b.fallback
+	}
 	return b, nil
 }
 
@@ -183,12 +192,13 @@ func (b *Backend) FirstKeys(ctx context.Context, keys []apikey.Key, values []api
 	return false, nil
 }
 
-// Ready returns nil if every store answers.
+// Ready returns nil if requests can be served: the database answers, and Redis
+// does if they are refused without it.
 func (b *Backend) Ready(ctx context.Context) error {
 	if err := b.Ping(ctx); err != nil {
 		return err
 	}
-	if b.redis != nil {
+	if b.redis != nil && b.deny {
 		return b.redis.Ping(ctx)
 	}
 	return nil
@@ -206,6 +216,9 @@ func (b *Backend) Close() error {
 	}
 	if b.Database != nil {
 		errs = append(errs, b.Database.Close())
+	}
+	if b.fallback != nil {
+		b.fallback.Close()
 	}
 	if b.redis != nil {
 		errs = append(errs, b.redis.Close())
@@ -239,10 +252,16 @@ func (b *Backend) Describe(ch chan<- *prometheus.Desc) {
 	ch <- flushesDesc
 	ch <- callsDesc
 	ch <- waitingDesc
+	if b.fallback != nil {
+		b.fallback.Describe(ch)
+	}
 }
 
 // Collect implements prometheus.Collector.
 func (b *Backend) Collect(ch chan<- prometheus.Metric) {
+	if b.fallback != nil {
+		b.fallback.Collect(ch)
+	}
 	for store, s := range b.Stats() {
 		ch <- prometheus.MustNewConstMetric(flushesDesc, prometheus.CounterValue, float64(s.Flushes), store)
 		ch <- prometheus.MustNewConstMetric(callsDesc, prometheus.CounterValue, float64(s.Calls), store)

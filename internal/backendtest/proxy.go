@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A Proxy stands between a client and a server, and can fail as networks do.
@@ -12,8 +13,9 @@ type Proxy struct {
 	addr, target string
 
 	mu    sync.Mutex
-	ln    net.Listener // nil while connections are refused
-	hold  bool         // whether new connections are accepted but not served
+	ln    net.Listener  // nil while connections are refused
+	hold  bool          // whether new connections are accepted but not served
+	delay time.Duration // before what the server says is passed on
 	conns map[*link]bool
 	wg    sync.WaitGroup
 }
@@ -75,13 +77,14 @@ func (p *Proxy) accept(client net.Conn) {
 		return
 	}
 	l.server = server
-	p.wg.Go(func() { l.copy(server, client) })
-	p.wg.Go(func() { l.copy(client, server) })
+	p.wg.Go(func() { l.copy(server, client, func() {}) })
+	p.wg.Go(func() { l.copy(client, server, p.wait) })
 }
 
 // copy forwards until either side closes. What comes while the link is frozen
-// is read and lost.
-func (l *link) copy(to, from net.Conn) {
+// is read and lost; it still ends when the client gives it up, so that the
+// server does not run out of connections.
+func (l *link) copy(to, from net.Conn, wait func()) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -90,10 +93,11 @@ func (l *link) copy(to, from net.Conn) {
 			if err == nil {
 				continue
 			}
-			return
+			n = 0
 		default:
 		}
 		if n > 0 {
+			wait()
 			if _, err := to.Write(buf[:n]); err != nil {
 				break
 			}
@@ -114,6 +118,20 @@ func (p *Proxy) Freeze() {
 	for l := range p.conns {
 		l.freeze()
 	}
+}
+
+// Delay has what the server says come that much later from now on.
+func (p *Proxy) Delay(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = d
+}
+
+func (p *Proxy) wait() {
+	p.mu.Lock()
+	d := p.delay
+	p.mu.Unlock()
+	time.Sleep(d)
 }
 
 // Hold freezes the connections there are, and accepts new ones but does not

@@ -12,8 +12,13 @@ import (
 	"helloapi/internal/web"
 )
 
-// refundTimeout bounds a refund. The request may have used up its own time.
-const refundTimeout = time.Second
+const (
+	// limiterTimeout is how long a request waits for an answer of the limiter:
+	// for a throttle and a charge together no more than a quarter of a second.
+	limiterTimeout = 125 * time.Millisecond
+	// refundTimeout bounds a refund. The request may have used up its own time.
+	refundTimeout = time.Second
+)
 
 // A Meter enforces the plan of the key that a request was let in with.
 type Meter struct {
@@ -145,6 +150,8 @@ func (m *Meter) throttle(ctx context.Context, h http.Header, key *apikey.Key, qu
 	if key.Plan.Throttle == nil {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
+	defer cancel()
 	wait, err := m.limiter.Throttle(ctx, key.ID, *key.Plan.Throttle)
 	if err != nil {
 		return web.Unavailable(fmt.Errorf("throttle: %w", err))
@@ -165,7 +172,9 @@ func (m *Meter) charge(ctx context.Context, key *apikey.Key, q plan.Quota, w pla
 		}
 	}
 	for range 3 {
-		c, err := m.limiter.Charge(ctx, key.ID, q)
+		charging, cancel := context.WithTimeout(ctx, limiterTimeout)
+		c, err := m.limiter.Charge(charging, key.ID, q)
+		cancel()
 		if err != nil {
 			return c, 0, web.Unavailable(fmt.Errorf("charge: %w", err))
 		}
@@ -202,6 +211,8 @@ func (m *Meter) raise(ctx context.Context, keyID string, q plan.Quota, w plan.Wi
 	if err != nil {
 		return fmt.Errorf("read ledger: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
+	defer cancel()
 	if err := m.limiter.Raise(ctx, keyID, w, used); err != nil {
 		return fmt.Errorf("raise counter: %w", err)
 	}

@@ -14,11 +14,11 @@ import (
 
 const (
 	// heartbeat is how often it is proven that the connection still brings notices.
-	heartbeat = 200 * time.Millisecond
+	heartbeat = 150 * time.Millisecond
 	// heartbeatTimeout is how long that may take, or to connect, before the
 	// connection is given up. With the heartbeat it is less than the lease of
 	// apikey.Cache: a connection that is cut is replaced before anyone waits.
-	heartbeatTimeout = 400 * time.Millisecond
+	heartbeatTimeout = 300 * time.Millisecond
 )
 
 // errPooled says that notices can't be relied on.

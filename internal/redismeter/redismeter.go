@@ -69,7 +69,7 @@ func Open(url string) (*Limiter, error) {
 // Ping returns nil if Redis answers.
 func (l *Limiter) Ping(ctx context.Context) error {
 	if err := l.rdb.Ping(ctx).Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
+		return fmt.Errorf("%w: redis: %w", meter.ErrAway, err)
 	}
 	return nil
 }
@@ -92,7 +92,7 @@ func (l *Limiter) Now() time.Time {
 func (l *Limiter) Throttle(ctx context.Context, keyID string, t plan.Throttle) (time.Duration, error) {
 	res, err := l.bucket.Allow(ctx, bucketKey(keyID, t), limit(t))
 	if err != nil {
-		return 0, fmt.Errorf("redis: %w", err)
+		return 0, fmt.Errorf("%w: redis: %w", meter.ErrAway, err)
 	}
 	if res.Allowed > 0 {
 		return 0, nil
@@ -126,7 +126,7 @@ func (l *Limiter) Charge(ctx context.Context, keyID string, q plan.Quota) (meter
 		reply, err := chargeScript.Run(ctx, l.trips, []string{counterKey(keyID, w)},
 			w.Start.UnixMilli(), w.End.UnixMilli(), q.Limit).Slice()
 		if err != nil {
-			return meter.Charge{}, fmt.Errorf("redis: %w", err)
+			return meter.Charge{}, fmt.Errorf("%w: redis: %w", meter.ErrAway, err)
 		}
 		result, used, epoch, now, err := parseCharge(reply)
 		if err != nil {
@@ -163,7 +163,7 @@ func parseCharge(reply []any) (result, used int64, epoch string, now time.Time, 
 func (l *Limiter) Raise(ctx context.Context, keyID string, w plan.Window, used int64) error {
 	if err := raiseScript.Run(ctx, l.trips, []string{counterKey(keyID, w)},
 		w.Start.UnixMilli(), w.End.UnixMilli(), used, rand.Text()).Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
+		return fmt.Errorf("%w: redis: %w", meter.ErrAway, err)
 	}
 	return nil
 }
@@ -174,7 +174,7 @@ func (l *Limiter) Losses() uint64 { return l.losses.Load() }
 // Refund implements meter.Limiter.
 func (l *Limiter) Refund(ctx context.Context, c meter.Charge) error {
 	if err := refundScript.Run(ctx, l.trips, []string{counterKey(c.KeyID, c.Window)}, c.Epoch).Err(); err != nil {
-		return fmt.Errorf("redis: %w", err)
+		return fmt.Errorf("%w: redis: %w", meter.ErrAway, err)
 	}
 	return nil
 }
