@@ -28,7 +28,7 @@ type serveCmd struct {
 	Addr      string `setting:"" default:":8080" placeholder:"HOST:PORT" help:"Where to serve the API."`
 	AdminAddr string `setting:"" default:"127.0.0.1:8081" placeholder:"HOST:PORT" help:"Where to serve probes and metrics. Not for the public."`
 	database
-	RedisURL     string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0. Without it each counts for itself."`
+	RedisURL     string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0, redis+cluster://host1,host2 or redis+sentinel://host1,host2/mymaster; rediss in place of redis for TLS. Without it each counts for itself."`
 	MeterOnError string `setting:"" enum:"local,deny" default:"local" placeholder:"HOW" help:"While Redis is away: local (each replica goes on by itself, on what the database says was used) or deny (503)."`
 	Migrate      bool   `setting:"" help:"Migrate PostgreSQL before serving. SQLite always is."`
 

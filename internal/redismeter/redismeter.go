@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +53,9 @@ type Limiter struct {
 	bucket *redis_rate.Limiter
 	ahead  atomic.Int64 // how far Redis' clock is ahead of ours, a time.Duration
 	losses atomic.Uint64
+
+	mu      sync.Mutex
+	servers map[string]bool // that were connected to, by the ID of their run
 }
 
 var _ meter.Limiter = (*Limiter)(nil)
@@ -58,12 +63,35 @@ var _ meter.Limiter = (*Limiter)(nil)
 // Open returns a Limiter on the Redis at url (redis:// or rediss://). It does
 // not wait for Redis to be there; Ping tells. The error does not hold the url.
 func Open(url string) (*Limiter, error) {
-	rdb, err := connect(url)
+	l := &Limiter{servers: map[string]bool{}}
+	rdb, err := connect(url, l.connected)
 	if err != nil {
 		return nil, err
 	}
-	t := newTrips(rdb)
-	return &Limiter{rdb: rdb, trips: t, bucket: redis_rate.NewLimiter(t)}, nil
+	l.rdb, l.trips = rdb, newTrips(rdb)
+	l.bucket = redis_rate.NewLimiter(l.trips)
+	return l, nil
+}
+
+// connected notes when a connection is to a server that was not seen before, or
+// has been started anew: it may have lost what was counted, or never had it.
+func (l *Limiter) connected(ctx context.Context, conn *redis.Conn) error {
+	info, err := conn.Info(ctx, "server").Result()
+	if err != nil {
+		if redis.IsPermissionError(err) {
+			return nil // a user who may not ask; counters are raised each minute all the same
+		}
+		return err
+	}
+	_, run, _ := strings.Cut(info, "run_id:")
+	run, _, _ = strings.Cut(run, "\r\n")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.servers[run] {
+		l.servers[run] = true
+		l.losses.Add(1)
+	}
+	return nil
 }
 
 // Ping returns nil if Redis answers.
