@@ -78,10 +78,6 @@ type localQuota struct {
 	used     int64     // by all, as it said, and in flight here then
 	left     int64     // of used, what was left of the quota
 	admitted int64     // here, since it was read
-
-	// Of this process alone, since the window's first charge here.
-	total   int64 // admitted and not given back
-	settled int64 // in the ledger before that
 }
 
 var _ Limiter = (*Fallback)(nil)
@@ -179,6 +175,9 @@ func (f *Fallback) Charge(ctx context.Context, keyID string, q plan.Quota) (c Ch
 	if without {
 		return f.chargeHere(keyID, q)
 	}
+	if c.Granted {
+		f.ledger.hold(c)
+	}
 	return c, err
 }
 
@@ -191,6 +190,7 @@ func (f *Fallback) Raise(ctx context.Context, keyID string, w plan.Window, used 
 
 // Refund implements Limiter.
 func (f *Fallback) Refund(ctx context.Context, c Charge) error {
+	defer f.ledger.release(c)
 	if !strings.HasPrefix(c.Epoch, localEpoch) {
 		if f.away.Load() {
 			return ErrAway
@@ -206,7 +206,6 @@ func (f *Fallback) Refund(ctx context.Context, c Charge) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.epoch == c.Epoch {
-		l.total--
 		l.admitted--
 	}
 	return nil
@@ -241,7 +240,7 @@ func (f *Fallback) chargeHere(keyID string, q plan.Quota) (Charge, error) {
 		return c, fmt.Errorf("%w, and this replica's share for now is used", ErrAway)
 	}
 	l.admitted++
-	l.total++
+	f.ledger.hold(c)
 	c.Used++
 	c.Granted = true
 	return c, nil
@@ -253,20 +252,22 @@ func (f *Fallback) read(l *localQuota, keyID string, q plan.Quota, w plan.Window
 	if err != nil {
 		return err
 	}
+	// What is in flight comes first: a unit that is settled meanwhile may count
+	// twice until the next read, but never not at all.
+	inFlight := f.ledger.inFlight(keyID, w)
+	own, known := f.ledger.own(keyID, first, next)
 	if !l.window.Start.Equal(w.Start) || !l.window.End.Equal(w.End) {
-		own, _ := f.ledger.own(keyID, first, next)
-		l.window, l.total, l.settled = w, 0, own
+		l.window = w
+		l.read = time.Time{} // nothing is known of this window, also if the following fails
 		l.epoch = localEpoch + strconv.FormatInt(now.UnixNano(), 36)
 	}
 	ctx, cancel := context.WithTimeout(f.ctx, ledgerTimeout)
 	defer cancel()
-	used, err := f.ledger.Used(ctx, keyID, q, w)
+	others, err := f.ledger.others(ctx, keyID, first, next, known)
 	if err != nil {
 		return fmt.Errorf("%w, and the ledger too: %w", ErrAway, err)
 	}
-	own, _ := f.ledger.own(keyID, first, next)
-	inFlight := max(0, l.total-(own-l.settled))
-	l.read, l.used, l.admitted = now, used+inFlight, 0
+	l.read, l.used, l.admitted = now, own+others+inFlight, 0
 	l.left = max(0, q.Limit-l.used)
 	return nil
 }

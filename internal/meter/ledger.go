@@ -84,6 +84,7 @@ type Ledger struct {
 	totals map[Slot]int64 // what this process has charged
 	dirty  map[Slot]bool  // totals that are not known to be written
 	newest plan.Date      // of the slots
+	held   map[hold]int   // units in flight that a Fallback granted
 
 	writes sync.Mutex // held while writing
 }
@@ -93,7 +94,7 @@ func NewLedger(usage Usage, log *slog.Logger) *Ledger {
 	l := &Ledger{
 		usage: usage, writer: rand.Text(), log: log,
 		stop: make(chan struct{}), done: make(chan struct{}),
-		totals: map[Slot]int64{}, dirty: map[Slot]bool{},
+		totals: map[Slot]int64{}, dirty: map[Slot]bool{}, held: map[hold]int{},
 	}
 	go l.run()
 	return l
@@ -109,6 +110,34 @@ func (l *Ledger) Add(s Slot) {
 	l.newest = max(l.newest, s.Date)
 }
 
+// A hold is of units of a key and window that ends then, in Unix seconds.
+type hold struct {
+	keyID string
+	end   int64
+}
+
+func holdOf(c Charge) hold { return hold{c.KeyID, c.Window.End.Unix()} }
+
+// hold notes that a unit is in flight, until it is released.
+func (l *Ledger) hold(c Charge) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held[holdOf(c)]++
+}
+
+// release notes that a unit has been added or given back, if it was held.
+func (l *Ledger) release(c Charge) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch h := holdOf(c); l.held[h] {
+	case 0:
+	case 1:
+		delete(l.held, h)
+	default:
+		l.held[h]--
+	}
+}
+
 // Used returns what the key was charged in the quota's window: by this process
 // up to now, by others up to their last write.
 func (l *Ledger) Used(ctx context.Context, keyID string, q plan.Quota, w plan.Window) (int64, error) {
@@ -117,11 +146,21 @@ func (l *Ledger) Used(ctx context.Context, keyID string, q plan.Quota, w plan.Wi
 		return 0, err
 	}
 	own, known := l.own(keyID, first, next)
-	others, err := l.usage.Used(ctx, UsageQuery{keyID, first, next, l.writer, known})
-	if err != nil {
-		return 0, err
-	}
-	return own + others, nil
+	others, err := l.others(ctx, keyID, first, next, known)
+	return own + others, err
+}
+
+// others returns what the key was charged by others up to their last write, and
+// by this process before the day known.
+func (l *Ledger) others(ctx context.Context, keyID string, first, next, known plan.Date) (int64, error) {
+	return l.usage.Used(ctx, UsageQuery{keyID, first, next, l.writer, known})
+}
+
+// inFlight returns how many units are held.
+func (l *Ledger) inFlight(keyID string, w plan.Window) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return int64(l.held[holdOf(Charge{KeyID: keyID, Window: w})])
 }
 
 // own adds up what this process has charged, as far as it knows without asking:

@@ -249,6 +249,9 @@ func (u *unit) settle() {
 	}
 	u.done = true
 	u.m.ledger.Add(u.slot)
+	if u.charge != nil {
+		u.m.ledger.release(*u.charge)
+	}
 }
 
 // giveBack returns the unit, and says so in the answer's header.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,9 +33,14 @@ type limiter struct {
 	charged                           func()                // called when Charge has decided, if not nil
 	refunding                         func(context.Context) // called before Refund does anything, if not nil
 
+	strict   bool // there is no counter until it is raised; else raising does nothing
+	raiseErr error
+	losses   uint64
+
 	mu      sync.Mutex
 	used    map[Charge]int64 // by key and window
-	calls   []string
+	calls   []string         // but those of Raise
+	raises  []int64
 	refunds []Charge
 }
 
@@ -75,6 +81,10 @@ func (l *limiter) charge(keyID string, q plan.Quota) (Charge, error) {
 	}
 	counter := Charge{KeyID: keyID, Window: w, Epoch: "epoch of " + w.Start.String()}
 	c := counter
+	if _, ok := l.used[counter]; l.strict && !ok {
+		c.Missing = true
+		return c, nil
+	}
 	c.Granted = l.used[counter] < q.Limit
 	if c.Granted {
 		l.used[counter]++
@@ -98,21 +108,53 @@ func (l *limiter) Refund(ctx context.Context, c Charge) error {
 	return nil
 }
 
-func (l *limiter) Raise(context.Context, string, plan.Window, int64) error { return nil }
+func (l *limiter) Raise(_ context.Context, keyID string, w plan.Window, used int64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.raises = append(l.raises, used)
+	if !l.strict || l.raiseErr != nil {
+		return l.raiseErr
+	}
+	if l.used == nil {
+		l.used = map[Charge]int64{}
+	}
+	counter := Charge{KeyID: keyID, Window: w, Epoch: "epoch of " + w.Start.String()}
+	l.used[counter] = max(l.used[counter], used)
+	return nil
+}
 
-func (l *limiter) Losses() uint64 { return 0 }
+func (l *limiter) Losses() uint64 { return l.losses }
 
-// usage is a Usage in memory.
+// usage is a Usage in memory, which notes how it is called.
 type usage struct {
-	mu   sync.Mutex
-	err  error
-	rows map[string]map[Slot]int64 // by writer
+	recording func(writes int)      // called before RecordUsage does anything, if not nil
+	reading   func(context.Context) // called when Used has read, if not nil
+
+	mu       sync.Mutex
+	err      error
+	persists bool                      // what fails with err is recorded all the same
+	rows     map[string]map[Slot]int64 // by writer
+	writes   []int                     // how many rows each had
+	reads    int
+	trims    []trimmed
+}
+
+type trimmed struct {
+	at         time.Time
+	fold, drop plan.Date
 }
 
 func (u *usage) RecordUsage(_ context.Context, writer string, rows []UsageRow) error {
 	u.mu.Lock()
+	u.writes = append(u.writes, len(rows))
+	n := len(u.writes)
+	u.mu.Unlock()
+	if u.recording != nil {
+		u.recording(n)
+	}
+	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.err != nil {
+	if u.err != nil && !u.persists {
 		return u.err
 	}
 	if u.rows == nil {
@@ -124,12 +166,16 @@ func (u *usage) RecordUsage(_ context.Context, writer string, rows []UsageRow) e
 	for _, r := range rows {
 		u.rows[writer][r.Slot] = max(u.rows[writer][r.Slot], r.Charged)
 	}
-	return nil
+	return u.err
 }
 
-func (u *usage) Used(_ context.Context, q UsageQuery) (total int64, err error) {
+func (u *usage) Used(ctx context.Context, q UsageQuery) (total int64, err error) {
+	if u.reading != nil {
+		defer u.reading(ctx) // without u.mu
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.reads++
 	for writer, rows := range u.rows {
 		for s, n := range rows {
 			if s.KeyID == q.KeyID && q.First <= s.Date && s.Date < q.Next && (writer != q.Writer || s.Date < q.Known) {
@@ -144,13 +190,55 @@ func (u *usage) DailyUsage(context.Context, string, plan.Date, plan.Date) ([]Day
 	return nil, errors.ErrUnsupported
 }
 
-func (u *usage) TrimUsage(context.Context, plan.Date, plan.Date) error { return nil }
+func (u *usage) TrimUsage(_ context.Context, fold, drop plan.Date) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.trims = append(u.trims, trimmed{time.Now().UTC(), fold, drop})
+	return u.err
+}
+
+// trimmed returns how it was trimmed so far.
+func (u *usage) trimmed() []trimmed {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return slices.Clone(u.trims)
+}
+
+// fail has all fail with err, or nothing.
+func (u *usage) fail(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.err = err
+}
+
+// set has the record say that a writer charged so much.
+func (u *usage) set(writer string, s Slot, charged int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.rows == nil {
+		u.rows = map[string]map[Slot]int64{}
+	}
+	if u.rows[writer] == nil {
+		u.rows[writer] = map[Slot]int64{}
+	}
+	u.rows[writer][s] = charged
+}
+
+// total is what is recorded, by all writers.
+func (u *usage) total(s Slot) (n int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, rows := range u.rows {
+		n += rows[s]
+	}
+	return n
+}
 
 // newLedger returns a Ledger that writes only when it is told to.
 func newLedger(u Usage) *Ledger {
 	return &Ledger{
 		usage: u, writer: "me", log: slog.New(slog.DiscardHandler),
-		totals: map[Slot]int64{}, dirty: map[Slot]bool{},
+		totals: map[Slot]int64{}, dirty: map[Slot]bool{}, held: map[hold]int{},
 	}
 }
 
