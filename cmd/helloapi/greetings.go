@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"helloapi/internal/backend"
 	"helloapi/internal/hello"
 )
 
@@ -26,24 +27,21 @@ func (c *greetingsTopCmd) Validate() error {
 	return nil
 }
 
-func (c *greetingsTopCmd) Run(p *program) (err error) {
-	db, err := c.open(p)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	counts, err := db.TopGreetings(p.ctx, c.Number)
-	if err != nil {
-		return err
-	}
-	if c.Output == "json" {
-		return printJSON(p.stdout, append([]hello.Count{}, counts...)) // [], not null
-	}
-	t := newTable(p.stdout, "COUNT", "NAME")
-	for _, n := range counts {
-		t.row(fmt.Sprint(n.Count), n.Name)
-	}
-	return t.Flush()
+func (c *greetingsTopCmd) Run(p *program) error {
+	return c.use(p, func(db backend.Database) error {
+		counts, err := db.TopGreetings(p.ctx, c.Number)
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.stdout, append([]hello.Count{}, counts...)) // [], not null
+		}
+		t := newTable(p.stdout, "COUNT", "NAME")
+		for _, n := range counts {
+			t.row(fmt.Sprint(n.Count), n.Name)
+		}
+		return t.Flush()
+	})
 }
 
 type greetingsDeleteCmd struct {
@@ -51,21 +49,18 @@ type greetingsDeleteCmd struct {
 	Name string `arg:"" help:"The name, as it is greeted."`
 }
 
-func (c *greetingsDeleteCmd) Run(p *program) (err error) {
+func (c *greetingsDeleteCmd) Run(p *program) error {
 	name, err := hello.ParseName(c.Name)
 	if err != nil {
 		return err
 	}
-	db, err := c.open(p)
-	if err != nil {
+	return c.use(p, func(db backend.Database) error {
+		if err := db.DeleteGreeting(p.ctx, name); errors.Is(err, hello.ErrNotGreeted) {
+			return fmt.Errorf("nobody named %q was greeted", name)
+		} else if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(p.stderr, "Deleted %q and its count.\n", name)
 		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := db.DeleteGreeting(p.ctx, name); errors.Is(err, hello.ErrNotGreeted) {
-		return fmt.Errorf("nobody named %q was greeted", name)
-	} else if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(p.stderr, "Deleted %q and its count.\n", name)
-	return err
+	})
 }

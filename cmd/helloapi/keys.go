@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/backend"
 	"helloapi/internal/plan"
 )
 
@@ -32,13 +33,9 @@ type keyArg struct {
 }
 
 // change opens the database and does f, which is about the key.
-func (c keyArg) change(p *program, f func(apikey.Keys) error) (err error) {
-	db, err := c.open(p)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := f(db); errors.Is(err, apikey.ErrUnknown) {
+func (c keyArg) change(p *program, f func(apikey.Keys) error) error {
+	err := c.use(p, func(db backend.Database) error { return f(db) })
+	if errors.Is(err, apikey.ErrUnknown) {
 		return noKey(c.Key)
 	} else if errors.Is(err, apikey.ErrValueTaken) {
 		return errors.New("that value opens a key already, or did: choose another one")
@@ -275,28 +272,25 @@ type keysListCmd struct {
 	output
 }
 
-func (c *keysListCmd) Run(p *program) (err error) {
-	db, err := c.open(p)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	keys, err := db.Keys(p.ctx)
-	if err != nil {
-		return err
-	}
-	shown := make([]keyInfo, 0, len(keys))
-	for _, k := range keys {
-		shown = append(shown, keyJSON(k, time.Now()))
-	}
-	if c.Output == "json" {
-		return printJSON(p.stdout, shown)
-	}
-	t := newTable(p.stdout, "NAME", "VALUE", "PLAN", "STATUS", "CREATED", "EXPIRES", "DESCRIPTION")
-	for _, k := range shown {
-		t.row(or(k.Name, k.ID), k.ValuePrefix+"…", or(k.Plan, "-"), k.Status, k.CreatedAt.Format(time.RFC3339), expiry(k.ExpiresAt), k.Description)
-	}
-	return t.Flush()
+func (c *keysListCmd) Run(p *program) error {
+	return c.use(p, func(db backend.Database) error {
+		keys, err := db.Keys(p.ctx)
+		if err != nil {
+			return err
+		}
+		shown := make([]keyInfo, 0, len(keys))
+		for _, k := range keys {
+			shown = append(shown, keyJSON(k, time.Now()))
+		}
+		if c.Output == "json" {
+			return printJSON(p.stdout, shown)
+		}
+		t := newTable(p.stdout, "NAME", "VALUE", "PLAN", "STATUS", "CREATED", "EXPIRES", "DESCRIPTION")
+		for _, k := range shown {
+			t.row(or(k.Name, k.ID), k.ValuePrefix+"…", or(k.Plan, "-"), k.Status, k.CreatedAt.Format(time.RFC3339), expiry(k.ExpiresAt), k.Description)
+		}
+		return t.Flush()
+	})
 }
 
 // A keyInfo is a key as it is shown.

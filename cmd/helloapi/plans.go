@@ -1,8 +1,7 @@
 package main
 
 import (
-	"errors"
-
+	"helloapi/internal/backend"
 	"helloapi/internal/plan"
 )
 
@@ -15,22 +14,19 @@ type plansListCmd struct {
 	output
 }
 
-func (c *plansListCmd) Run(p *program) (err error) {
-	db, err := c.open(p)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	plans, err := db.Plans(p.ctx)
-	if err != nil {
-		return err
-	}
-	if c.Output == "json" {
-		return printJSON(p.stdout, append([]plan.Plan{}, plans...)) // [], not null
-	}
-	t := newTable(p.stdout, "NAME", "QUOTA", "THROTTLE")
-	for _, pl := range plans {
-		t.row(pl.Name, pl.Quota.String(), pl.Throttle.String())
-	}
-	return t.Flush()
+func (c *plansListCmd) Run(p *program) error {
+	return c.use(p, func(db backend.Database) error {
+		plans, err := db.Plans(p.ctx)
+		if err != nil {
+			return err
+		}
+		if c.Output == "json" {
+			return printJSON(p.stdout, append([]plan.Plan{}, plans...)) // [], not null
+		}
+		t := newTable(p.stdout, "NAME", "QUOTA", "THROTTLE")
+		for _, pl := range plans {
+			t.row(pl.Name, pl.Quota.String(), pl.Throttle.String())
+		}
+		return t.Flush()
+	})
 }

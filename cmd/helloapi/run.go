@@ -30,8 +30,14 @@ type database struct {
 	URL string `name:"database-url" setting:"" default:"${database}" placeholder:"URL" help:"The database: sqlite:PATH or postgres://user:password@host/name."`
 }
 
-func (d database) open(p *program) (backend.Database, error) {
-	return backend.OpenDatabase(p.ctx, d.URL)
+// use opens the database for f, and closes it.
+func (d database) use(p *program, f func(backend.Database) error) (err error) {
+	db, err := backend.OpenDatabase(p.ctx, d.URL)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return f(db)
 }
 
 // output is the flag of every command that prints data.

@@ -33,37 +33,34 @@ type usageInfo struct {
 	Used  int64     `json:"used"`
 }
 
-func (c *usageShowCmd) Run(p *program) (err error) {
+func (c *usageShowCmd) Run(p *program) error {
 	first, next, err := c.days(time.Now())
 	if err != nil {
 		return err
 	}
-	db, err := c.open(p)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	shown, err := c.read(p, db, first, next)
-	if err != nil {
-		return err
-	}
-	switch c.Format {
-	case "json":
-		return printJSON(p.stdout, shown)
-	case "csv":
-		w := csv.NewWriter(p.stdout)
-		_ = w.Write([]string{"key", "key_id", "date", "used"}) // kept until Error
-		for _, u := range shown {
-			_ = w.Write([]string{u.Key, u.KeyID, string(u.Date), strconv.FormatInt(u.Used, 10)})
+	return c.use(p, func(db backend.Database) error {
+		shown, err := c.read(p, db, first, next)
+		if err != nil {
+			return err
 		}
-		w.Flush()
-		return w.Error()
-	}
-	t := newTable(p.stdout, "KEY", "DATE", "USED")
-	for _, u := range shown {
-		t.row(or(u.Key, u.KeyID), string(u.Date), strconv.FormatInt(u.Used, 10))
-	}
-	return t.Flush()
+		switch c.Format {
+		case "json":
+			return printJSON(p.stdout, shown)
+		case "csv":
+			w := csv.NewWriter(p.stdout)
+			_ = w.Write([]string{"key", "key_id", "date", "used"}) // kept until Error
+			for _, u := range shown {
+				_ = w.Write([]string{u.Key, u.KeyID, string(u.Date), strconv.FormatInt(u.Used, 10)})
+			}
+			w.Flush()
+			return w.Error()
+		}
+		t := newTable(p.stdout, "KEY", "DATE", "USED")
+		for _, u := range shown {
+			t.row(or(u.Key, u.KeyID), string(u.Date), strconv.FormatInt(u.Used, 10))
+		}
+		return t.Flush()
+	})
 }
 
 // days returns the days to show, from first to before next.

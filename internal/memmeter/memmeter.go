@@ -37,10 +37,6 @@ type counter struct {
 	used   int64
 }
 
-func (c *counter) in(w plan.Window) bool {
-	return c.window.Start.Equal(w.Start) && c.window.End.Equal(w.End)
-}
-
 var _ meter.Limiter = (*Limiter)(nil)
 
 // New returns a Limiter that has counted nothing.
@@ -89,7 +85,7 @@ func (l *Limiter) Charge(_ context.Context, keyID string, q plan.Quota) (meter.C
 	}
 	l.dropStale(now)
 	c := l.used[keyID]
-	if c == nil || !c.in(w) {
+	if c == nil || !c.window.Equal(w) {
 		return meter.Charge{KeyID: keyID, Missing: true, Window: w}, nil
 	}
 	granted := c.used < q.Limit
@@ -107,7 +103,7 @@ func (l *Limiter) Raise(_ context.Context, keyID string, w plan.Window, used int
 		return nil
 	}
 	c := l.used[keyID]
-	if c == nil || !c.in(w) {
+	if c == nil || !c.window.Equal(w) {
 		l.epochs++
 		c = &counter{window: w, epoch: strconv.FormatUint(l.epochs, 36)}
 		l.used[keyID] = c

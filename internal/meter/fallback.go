@@ -227,7 +227,7 @@ func (f *Fallback) chargeHere(keyID string, q plan.Quota) (Charge, error) {
 
 	l.mu.Lock() // callers of one key wait for one read
 	defer l.mu.Unlock()
-	if now := time.Now(); now.Sub(l.read) >= readEvery || !l.window.Start.Equal(w.Start) || !l.window.End.Equal(w.End) {
+	if now := time.Now(); now.Sub(l.read) >= readEvery || !l.window.Equal(w) {
 		if err := f.read(l, keyID, q, w, now); err != nil {
 			return Charge{}, err
 		}
@@ -256,7 +256,7 @@ func (f *Fallback) read(l *localQuota, keyID string, q plan.Quota, w plan.Window
 	// twice until the next read, but never not at all.
 	inFlight := f.ledger.inFlight(keyID, w)
 	own, known := f.ledger.own(keyID, first, next)
-	if !l.window.Start.Equal(w.Start) || !l.window.End.Equal(w.End) {
+	if !l.window.Equal(w) {
 		l.window = w
 		l.read = time.Time{} // nothing is known of this window, also if the following fails
 		l.epoch = localEpoch + strconv.FormatInt(now.UnixNano(), 36)

@@ -44,7 +44,7 @@ func (f *floors) due(keyID string, w plan.Window, losses uint64, now time.Time) 
 // of reports whether l is about the window's counter, as it was raised since
 // it may have been lost.
 func (l floor) of(w plan.Window, losses uint64) bool {
-	return l.losses == losses && l.window.Start.Equal(w.Start) && l.window.End.Equal(w.End)
+	return l.losses == losses && l.window.Equal(w)
 }
 
 // raised notes that the key's counter was raised at the time now, made or not.

@@ -184,7 +184,7 @@ func (m *Meter) charge(ctx context.Context, key *apikey.Key, q plan.Quota, w pla
 			}
 			continue
 		}
-		if c.Window.Start.Equal(w.Start) && c.Window.End.Equal(w.End) {
+		if c.Window.Equal(w) {
 			return c, q.Limit, nil
 		}
 		// By the limiter's clock it is another window, with other grants.

@@ -18,6 +18,9 @@ func (w Window) Contains(t time.Time) bool {
 	return !t.Before(w.Start) && t.Before(w.End)
 }
 
+// Equal reports whether w and o are the same stretch of time.
+func (w Window) Equal(o Window) bool { return w.Start.Equal(o.Start) && w.End.Equal(o.End) }
+
 // Length is how long the window lasts: 23 or 25 hours for some days.
 func (w Window) Length() time.Duration { return w.End.Sub(w.Start) }
 
