@@ -3,6 +3,8 @@
 VERSION    := $(shell git describe --tags --always --dirty 2>/dev/null)
 GOFUMPT    := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+# Tests that need heavy modules, kept out of the go.mod of the product.
+SYSTEMTEST := internal/systemtest
 
 .PHONY: help
 help: ## List the targets
@@ -18,7 +20,7 @@ run: build ## Build and serve on SQLite; needs nothing but Go
 
 .PHONY: test
 test: ## Run every test, with the race detector, on a real PostgreSQL and Redis
-	internal/backendtest/with-servers go test -race -timeout 10m ./...
+	internal/backendtest/with-servers sh -ec 'go test -race -timeout 10m ./...; cd $(SYSTEMTEST); go test -race -timeout 10m ./...'
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for 20 seconds
@@ -31,9 +33,9 @@ fuzz: ## Run each fuzz target for 20 seconds
 .PHONY: lint
 lint: ## Check format (gofumpt), go vet, staticcheck, and that go.mod is tidy
 	@unformatted=$$($(GOFUMPT) -l cmd internal migrations); test -z "$$unformatted" || { echo "not formatted; run make fmt: $$unformatted"; exit 1; }
-	go vet ./...
-	$(STATICCHECK) ./...
-	go mod tidy -diff
+	@set -e; for module in . $(SYSTEMTEST); do \
+		(cd $$module && set -x && go vet ./... && $(STATICCHECK) ./... && go mod tidy -diff); \
+	done
 
 .PHONY: fmt
 fmt: ## Format the code
