@@ -13,14 +13,20 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"helloapi/internal/clock"
 )
 
 // asProgram is set in the environment of a test binary that is to be the
 // program itself: so tests run real processes, with the race detector on.
 const asProgram = "HELLOAPI_TEST_AS_PROGRAM"
 
+// clockOffset is how far the clock of such a process is off, as "-24h".
+const clockOffset = "HELLOAPI_TEST_CLOCK_OFFSET"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
+		clock.Offset, _ = time.ParseDuration(os.Getenv(clockOffset))
 		main()
 		return
 	}

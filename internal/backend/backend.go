@@ -75,7 +75,6 @@ type Backend struct {
 
 	redis    *redismeter.Limiter // nil without Redis, as is
 	fallback *meter.Fallback     // Limiter
-	deny     bool
 }
 
 // Open opens what cfg asks for, to be served from.
@@ -87,15 +86,17 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if isSQLite && cfg.RedisURL != "" {
 		return nil, errors.New("REDIS_URL is set but DATABASE_URL is a SQLite file: Redis is for several replicas, which need PostgreSQL; unset REDIS_URL or use postgres://…")
 	}
-	b := &Backend{Limiter: memmeter.New(), deny: cfg.Deny}
+	b := &Backend{Limiter: memmeter.New()}
 	if cfg.RedisURL != "" {
-		if b.redis, err = redismeter.Open(cfg.RedisURL); err != nil {
+		// By the time that a clock is needed there is the database's.
+		if b.redis, err = redismeter.Open(cfg.RedisURL, func() time.Time { return b.KeyCache.Now() }); err != nil {
 			return nil, err
 		}
 	} else if !isSQLite {
 		cfg.Log.Warn("no REDIS_URL: this replica counts quotas and throttles for itself alone")
 	}
 
+	var pg *postgres.DB
 	switch {
 	case isSQLite:
 		var db *sqlite.DB
@@ -108,9 +109,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 				break
 			}
 		}
-		var db *postgres.DB
-		if db, err = postgres.Open(ctx, cfg.DatabaseURL, cfg.Log); err == nil {
-			b.Database = db
+		if pg, err = postgres.Open(ctx, cfg.DatabaseURL, cfg.Log); err == nil {
+			b.Database = pg
 		}
 	}
 	if err == nil {
@@ -121,8 +121,9 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	}
 	b.Ledger = meter.NewLedger(b.Database, cfg.Log)
 	if b.redis != nil {
-		b.fallback = meter.NewFallback(b.redis, b.Limiter, b.Ledger, cfg.Deny, cfg.Log)
+		b.fallback = meter.NewFallback(b.redis, b.Limiter, b.Ledger, pg, cfg.Deny, cfg.Log)
 		b.Limiter = b.fallback
+		_ = b.redis.Ping(ctx) // learns the time, if it can; who needs Redis finds out if it is away
 	}
 	return b, nil
 }
@@ -193,13 +194,13 @@ func (b *Backend) FirstKeys(ctx context.Context, keys []apikey.Key, values []api
 }
 
 // Ready returns nil if requests can be served: the database answers, and Redis
-// does if they are refused without it.
+// does, or requests are served without it and it answers no other replica either.
 func (b *Backend) Ready(ctx context.Context) error {
 	if err := b.Ping(ctx); err != nil {
 		return err
 	}
-	if b.redis != nil && b.deny {
-		return b.redis.Ping(ctx)
+	if b.fallback != nil {
+		return b.fallback.Ready(ctx)
 	}
 	return nil
 }
@@ -221,7 +222,7 @@ func (b *Backend) Close() error {
 		b.fallback.Close()
 	}
 	if b.redis != nil {
-		errs = append(errs, b.redis.Close())
+		b.redis.Close()
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close stores: %w", err)

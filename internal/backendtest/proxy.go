@@ -1,9 +1,11 @@
 package backendtest
 
 import (
+	"bytes"
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -16,6 +18,7 @@ type Proxy struct {
 	ln    net.Listener  // nil while connections are refused
 	hold  bool          // whether new connections are accepted but not served
 	delay time.Duration // before what the server says is passed on
+	cut   *cut          // the next cut to make, or nil
 	conns map[*link]bool
 	wg    sync.WaitGroup
 }
@@ -25,6 +28,14 @@ type link struct {
 	client, server net.Conn // server is nil for one that is not served
 	frozen         chan struct{}
 	freeze         func()
+	cut            atomic.Pointer[cut] // instead of what the server says next, if not nil
+}
+
+// A cut is of a connection on which the server is sent something.
+type cut struct {
+	sent  []byte
+	reset bool // with a RST rather than a FIN
+	made  atomic.Bool
 }
 
 // NewProxy returns a proxy before the server of a URL, and the URL through it.
@@ -77,14 +88,52 @@ func (p *Proxy) accept(client net.Conn) {
 		return
 	}
 	l.server = server
-	p.wg.Go(func() { l.copy(server, client, func() {}) })
-	p.wg.Go(func() { l.copy(client, server, p.wait) })
+	p.wg.Go(func() { l.copy(server, client, func(b []byte) bool { return p.arm(l, b) }) })
+	p.wg.Go(func() { l.copy(client, server, func([]byte) bool { return p.answer(l) }) })
+}
+
+// arm has what the server answers cut, if that is to be cut.
+func (p *Proxy) arm(l *link, sent []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cut != nil && bytes.Contains(sent, p.cut.sent) {
+		l.cut.Store(p.cut)
+		p.cut = nil
+	}
+	return true
+}
+
+// answer reports whether to pass on what the server says.
+func (p *Proxy) answer(l *link) bool {
+	if c := l.cut.Load(); c != nil {
+		if tcp, ok := l.client.(*net.TCPConn); ok && c.reset {
+			_ = tcp.SetLinger(0)
+		}
+		c.made.Store(true)
+		return false
+	}
+	p.mu.Lock()
+	d := p.delay
+	p.mu.Unlock()
+	time.Sleep(d)
+	return true
+}
+
+// CutAnswer has the next connection on which the server is sent the text cut
+// when it answers, which then is lost: with a FIN, or with a RST. It returns a
+// function that reports whether that was done.
+func (p *Proxy) CutAnswer(sent string, reset bool) (made func() bool) {
+	c := &cut{sent: []byte(sent), reset: reset}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cut = c
+	return c.made.Load
 }
 
 // copy forwards until either side closes. What comes while the link is frozen
 // is read and lost; it still ends when the client gives it up, so that the
 // server does not run out of connections.
-func (l *link) copy(to, from net.Conn, wait func()) {
+func (l *link) copy(to, from net.Conn, pass func([]byte) bool) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -97,7 +146,9 @@ func (l *link) copy(to, from net.Conn, wait func()) {
 		default:
 		}
 		if n > 0 {
-			wait()
+			if !pass(buf[:n]) {
+				break
+			}
 			if _, err := to.Write(buf[:n]); err != nil {
 				break
 			}
@@ -125,13 +176,6 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.delay = d
-}
-
-func (p *Proxy) wait() {
-	p.mu.Lock()
-	d := p.delay
-	p.mu.Unlock()
-	time.Sleep(d)
 }
 
 // Hold freezes the connections there are, and accepts new ones but does not

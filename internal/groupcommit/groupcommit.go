@@ -1,6 +1,6 @@
 // Package groupcommit lets many callers share one round trip to a store. While
-// one flush is under way the calls that arrive gather, and make up the next.
-// There is no timer: a lone call is flushed at once and waits for nobody.
+// one flush is under way the calls that arrive gather, and make up the next. A
+// lone call is flushed at once and waits for nobody.
 package groupcommit
 
 import (
@@ -35,6 +35,9 @@ type Config struct {
 	MaxWaiting int
 	// Timeout is the deadline of a flush. It does not depend on any caller's.
 	Timeout time.Duration
+	// Interval is the least time from the beginning of one flush to that of the
+	// next, if not 0: for flushes that are so quick that little would gather.
+	Interval time.Duration
 }
 
 // Stats counts what a Batcher did since it was made.
@@ -53,6 +56,7 @@ type Batcher[In, Out any] struct {
 	mu      sync.Mutex
 	queue   []*Call[In, Out] // calls that no flush has taken
 	running bool             // whether run is at work; it is not when idle
+	began   time.Time        // when the last flush did; run's
 	closed  bool
 	idle    sync.Cond // signals that running became false
 	stats   Stats
@@ -109,6 +113,12 @@ func (b *Batcher[In, Out]) run() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.queue) > 0 {
+		if wait := b.cfg.Interval - time.Since(b.began); wait > 0 {
+			b.mu.Unlock()
+			time.Sleep(wait)
+			b.mu.Lock()
+		}
+		b.began = time.Now()
 		n := min(len(b.queue), b.cfg.MaxBatch)
 		batch := b.queue[:n:n]
 		b.queue = b.queue[n:]

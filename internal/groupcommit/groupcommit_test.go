@@ -179,6 +179,33 @@ func TestOneFlushAtATime(t *testing.T) {
 	})
 }
 
+// With an interval flushes keep their distance, however quick they are. A call
+// that comes after that waits for nobody.
+func TestInterval(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer()
+		s.letGo()
+		cfg := roomy
+		cfg.Interval = time.Second
+		b := groupcommit.New(cfg, s.flush)
+		defer b.Close()
+		for range 10 { // each tenth of a second
+			go func() { _, _ = b.Do(t.Context(), 1) }()
+			time.Sleep(100 * time.Millisecond)
+		}
+		synctest.Wait()
+		if got := s.sizes(); !slices.Equal(got, []int{1, 9}) {
+			t.Errorf("flushes of %v", got)
+		}
+		time.Sleep(time.Second)
+		begin := time.Now()
+		if _, err := b.Do(t.Context(), 1); err != nil || time.Since(begin) != 0 {
+			t.Errorf("a lone call took %v, %v", time.Since(begin), err)
+		}
+	})
+}
+
 func TestFull(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

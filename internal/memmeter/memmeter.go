@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"helloapi/internal/clock"
 	"helloapi/internal/meter"
 	"helloapi/internal/plan"
 )
@@ -49,7 +50,7 @@ func New() *Limiter {
 }
 
 // Now returns this machine's time.
-func (l *Limiter) Now() time.Time { return time.Now() }
+func (l *Limiter) Now() time.Time { return clock.Now() }
 
 // Throttle implements meter.Limiter. It never fails.
 func (l *Limiter) Throttle(_ context.Context, keyID string, t plan.Throttle) (time.Duration, error) {
@@ -78,7 +79,7 @@ func (l *Limiter) Throttle(_ context.Context, keyID string, t plan.Throttle) (ti
 func (l *Limiter) Charge(_ context.Context, keyID string, q plan.Quota) (meter.Charge, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now() // under the lock, so that windows only go forward
+	now := clock.Now() // under the lock, so that windows only go forward
 	w, err := q.Window(now)
 	if err != nil {
 		return meter.Charge{}, err
@@ -99,7 +100,7 @@ func (l *Limiter) Charge(_ context.Context, keyID string, q plan.Quota) (meter.C
 func (l *Limiter) Raise(_ context.Context, keyID string, w plan.Window, used int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !w.Contains(time.Now()) {
+	if !w.Contains(clock.Now()) {
 		return nil
 	}
 	c := l.used[keyID]

@@ -21,6 +21,11 @@ const (
 	probeTimeout = limiterTimeout
 	// probeEvery is how often it is tried whether the shared limiter is back.
 	probeEvery = 100 * time.Millisecond
+	// checkEvery is how often it is tried whether it is still there, and the
+	// other replicas are told that it is.
+	checkEvery = time.Second
+	// checkTimeout is how soon it has to answer then. No request waits for it.
+	checkTimeout = checkEvery / 2
 	// ledgerTimeout bounds a read of the ledger.
 	ledgerTimeout = time.Second
 	// readEvery is how often what others charged is read from the ledger while
@@ -37,11 +42,25 @@ const (
 // ErrAway says that limits can't be counted together at the moment.
 var ErrAway = errors.New("the shared limits are away")
 
+// errAlone says that it is only this replica that can't.
+var errAlone = fmt.Errorf("Redis does not answer this replica, but others: %w", ErrAway)
+
 // Shared is a Limiter that may go away. Its errors that say so wrap ErrAway.
 type Shared interface {
 	Limiter
 	// Ping returns nil if it counts.
 	Ping(ctx context.Context) error
+}
+
+// Peers are the replicas that share a limiter. They tell each other in a place
+// that is not the limiter. It is safe for concurrent use.
+type Peers interface {
+	// Reached notes that the replica reaches the limiter now.
+	Reached(ctx context.Context, replica string) error
+
+	// OthersReach reports whether other replicas have reached the limiter just
+	// now, and that some time after this one last did.
+	OthersReach(ctx context.Context, replica string) (bool, error)
 }
 
 // A Fallback is a Limiter that counts with a shared one while that answers. When
@@ -54,6 +73,7 @@ type Fallback struct {
 	shared   Shared
 	throttle Limiter // for the throttles of this process alone
 	ledger   *Ledger
+	peers    Peers
 	deny     bool
 	log      *slog.Logger
 
@@ -63,7 +83,7 @@ type Fallback struct {
 	counted atomic.Uint64 // decisions taken without shared
 	ctx     context.Context
 	stop    context.CancelFunc
-	probes  sync.WaitGroup
+	probes  sync.WaitGroup // goroutines that call shared
 
 	mu     sync.Mutex
 	quotas map[string]*localQuota // by key ID; emptied when shared is back
@@ -78,6 +98,13 @@ type localQuota struct {
 	used     int64     // by all, as it said, and in flight here then
 	left     int64     // of used, what was left of the quota
 	admitted int64     // here, since it was read
+	reading  *reading  // the read under way, or nil
+}
+
+// A reading is a read of the ledger that callers wait for.
+type reading struct {
+	done chan struct{}
+	err  error // set before done is closed
 }
 
 var _ Limiter = (*Fallback)(nil)
@@ -85,12 +112,14 @@ var _ Limiter = (*Fallback)(nil)
 // NewFallback returns a Fallback, which must be closed. throttle counts the
 // throttles while shared is away. With deny set nothing is counted then, and
 // every call fails with ErrAway.
-func NewFallback(shared Shared, throttle Limiter, ledger *Ledger, deny bool, log *slog.Logger) *Fallback {
+func NewFallback(shared Shared, throttle Limiter, ledger *Ledger, peers Peers, deny bool, log *slog.Logger) *Fallback {
 	ctx, stop := context.WithCancel(context.Background())
-	return &Fallback{
-		shared: shared, throttle: throttle, ledger: ledger, deny: deny, log: log,
+	f := &Fallback{
+		shared: shared, throttle: throttle, ledger: ledger, peers: peers, deny: deny, log: log,
 		ctx: ctx, stop: stop, quotas: map[string]*localQuota{},
 	}
+	f.probes.Go(f.watch)
+	return f
 }
 
 // Close stops looking for the shared limiter. It does not close it.
@@ -105,6 +134,57 @@ func (f *Fallback) Now() time.Time { return f.shared.Now() }
 // Losses implements Limiter: counters are behind after each absence.
 func (f *Fallback) Losses() uint64 { return f.shared.Losses() + f.returns.Load() }
 
+// Ready returns nil if requests should be sent here. While the shared limiter is
+// away from this replica alone the others do better; if it is away from all,
+// each goes on, unless they deny.
+func (f *Fallback) Ready(ctx context.Context) error {
+	if !f.away.Load() {
+		return nil
+	}
+	if f.deny {
+		return fmt.Errorf("Redis does not answer: %w", ErrAway)
+	}
+	alone, err := f.peers.OthersReach(ctx, f.ledger.writer)
+	if err == nil && alone {
+		err = errAlone
+	}
+	return err
+}
+
+// watch notices when the shared limiter goes away from a replica that no
+// requests come to, and tells the others while it is there.
+func (f *Fallback) watch() {
+	ticks := time.NewTicker(checkEvery)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-f.ctx.Done():
+			return
+		case <-ticks.C:
+		}
+		if f.away.Load() {
+			continue
+		}
+		if err := f.ping(checkTimeout); err != nil {
+			f.leave(err)
+		} else if err := f.reached(); err != nil {
+			f.log.Debug("other replicas can't be told that Redis answers", "error", err)
+		}
+	}
+}
+
+func (f *Fallback) ping(timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(f.ctx, timeout)
+	defer cancel()
+	return f.shared.Ping(ctx)
+}
+
+func (f *Fallback) reached() error {
+	ctx, cancel := context.WithTimeout(f.ctx, ledgerTimeout)
+	defer cancel()
+	return f.peers.Reached(ctx, f.ledger.writer)
+}
+
 // ask does f with the shared limiter if it is there, and reports whether to go
 // on without.
 func (f *Fallback) ask(ctx context.Context, do func(context.Context) error) (without bool, err error) {
@@ -113,13 +193,14 @@ func (f *Fallback) ask(ctx context.Context, do func(context.Context) error) (wit
 		if !errors.Is(err, ErrAway) && !errors.Is(err, context.DeadlineExceeded) {
 			return false, err
 		}
+		if ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrAway) {
+			return false, err // it had no time left, or its client has gone
+		}
 		f.leave(err)
 	}
 	if f.deny {
-		f.denied.Add(1)
 		return false, ErrAway
 	}
-	f.counted.Add(1)
 	return true, nil
 }
 
@@ -138,10 +219,7 @@ func (f *Fallback) leave(err error) {
 				return
 			case <-ticks.C:
 			}
-			ctx, cancel := context.WithTimeout(f.ctx, probeTimeout)
-			err := f.shared.Ping(ctx)
-			cancel()
-			if err == nil {
+			if f.ping(probeTimeout) == nil {
 				break
 			}
 		}
@@ -160,10 +238,20 @@ func (f *Fallback) Throttle(ctx context.Context, keyID string, t plan.Throttle) 
 		wait, err = f.shared.Throttle(ctx, keyID, t)
 		return err
 	})
+	f.count(without, err)
 	if without {
 		return f.throttle.Throttle(ctx, keyID, t)
 	}
 	return wait, err
+}
+
+// count counts a decision that was taken without the shared limiter.
+func (f *Fallback) count(without bool, err error) {
+	if without {
+		f.counted.Add(1)
+	} else if f.deny && errors.Is(err, ErrAway) {
+		f.denied.Add(1)
+	}
 }
 
 // Charge implements Limiter.
@@ -172,6 +260,7 @@ func (f *Fallback) Charge(ctx context.Context, keyID string, q plan.Quota) (c Ch
 		c, err = f.shared.Charge(ctx, keyID, q)
 		return err
 	})
+	f.count(without, err)
 	if without {
 		return f.chargeHere(keyID, q)
 	}
@@ -225,11 +314,26 @@ func (f *Fallback) chargeHere(keyID string, q plan.Quota) (Charge, error) {
 	}
 	f.mu.Unlock()
 
-	l.mu.Lock() // callers of one key wait for one read
+	// Callers of one key wait for one read, and all for no longer than that.
+	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now := time.Now(); now.Sub(l.read) >= readEvery || !l.window.Equal(w) {
-		if err := f.read(l, keyID, q, w, now); err != nil {
-			return Charge{}, err
+	for time.Since(l.read) >= readEvery || !l.window.Equal(w) {
+		r := l.reading
+		if r == nil {
+			r = &reading{done: make(chan struct{})}
+			l.reading = r
+			l.mu.Unlock()
+			r.err = f.read(l, keyID, q, w)
+			l.mu.Lock()
+			l.reading = nil
+			close(r.done)
+		} else {
+			l.mu.Unlock()
+			<-r.done
+			l.mu.Lock()
+		}
+		if r.err != nil {
+			return Charge{}, r.err
 		}
 	}
 	c := Charge{KeyID: keyID, Window: w, Epoch: l.epoch, Used: l.used + l.admitted}
@@ -246,14 +350,17 @@ func (f *Fallback) chargeHere(keyID string, q plan.Quota) (Charge, error) {
 	return c, nil
 }
 
-// read brings l up to date. The caller holds l.mu.
-func (f *Fallback) read(l *localQuota, keyID string, q plan.Quota, w plan.Window, now time.Time) error {
+// read brings l up to date, for the window w.
+func (f *Fallback) read(l *localQuota, keyID string, q plan.Quota, w plan.Window) error {
 	first, next, err := q.Dates(w)
 	if err != nil {
 		return err
 	}
+	now := time.Now()
 	// What is in flight comes first: a unit that is settled meanwhile may count
-	// twice until the next read, but never not at all.
+	// twice until the next read, but never not at all. A unit that is granted
+	// meanwhile is none of an old window.
+	l.mu.Lock()
 	inFlight := f.ledger.inFlight(keyID, w)
 	own, known := f.ledger.own(keyID, first, next)
 	if !l.window.Equal(w) {
@@ -261,12 +368,15 @@ func (f *Fallback) read(l *localQuota, keyID string, q plan.Quota, w plan.Window
 		l.read = time.Time{} // nothing is known of this window, also if the following fails
 		l.epoch = localEpoch + strconv.FormatInt(now.UnixNano(), 36)
 	}
+	l.mu.Unlock()
 	ctx, cancel := context.WithTimeout(f.ctx, ledgerTimeout)
 	defer cancel()
 	others, err := f.ledger.others(ctx, keyID, first, next, known)
 	if err != nil {
 		return fmt.Errorf("%w, and the ledger too: %w", ErrAway, err)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.read, l.used, l.admitted = now, own+others+inFlight, 0
 	l.left = max(0, q.Limit-l.used)
 	return nil

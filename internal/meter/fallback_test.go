@@ -99,13 +99,35 @@ type replica struct {
 	redis *redis
 	local *limiter // of the throttles of this process alone
 	usage *usage
+	peers peers
 	log   bytes.Buffer
+}
+
+// peers are Peers that others reach Redis or not, and notes who says so.
+type peers struct {
+	mu      sync.Mutex
+	others  bool
+	err     error
+	reached []string
+}
+
+func (p *peers) Reached(_ context.Context, replica string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reached = append(p.reached, replica)
+	return p.err
+}
+
+func (p *peers) OthersReach(context.Context, string) (bool, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.others, p.err
 }
 
 // newReplica returns a replica, which must be closed.
 func newReplica(u *usage, deny bool) *replica {
 	r := &replica{redis: new(redis), local: new(limiter), usage: u}
-	r.Fallback = NewFallback(r.redis, r.local, newLedger(u), deny, slog.New(slog.NewTextHandler(&r.log, nil)))
+	r.Fallback = NewFallback(r.redis, r.local, newLedger(u), &r.peers, deny, slog.New(slog.NewTextHandler(&r.log, nil)))
 	return r
 }
 
@@ -124,7 +146,7 @@ func awayReplica(t *testing.T, u *usage) *replica {
 // charge charges the key "1".
 func (r *replica) charge(t *testing.T, q *plan.Quota) (Charge, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), limiterTimeout)
+	ctx, cancel := bounded(t.Context())
 	defer cancel()
 	return r.Charge(ctx, "1", *q)
 }
@@ -217,8 +239,8 @@ func TestFallbackShares(t *testing.T) {
 			}
 		}
 		time.Sleep(time.Minute)
-		if n := r.redis.pings.Load(); n != 0 {
-			t.Errorf("%d pings while it is there", n)
+		if n := r.redis.pings.Load(); n > 60 {
+			t.Errorf("%d pings in a minute while it is there", n)
 		}
 		if diff := cmp.Diff(map[string]float64{
 			"helloapi_limits_away": 0, "helloapi_limits_without_redis_total local": 0, "helloapi_limits_without_redis_total denied": 0,
@@ -262,7 +284,7 @@ func TestFallbackLeaves(t *testing.T) {
 					for range 20 {
 						for _, do := range []func(context.Context, *replica) error{call, calls["throttle"], calls["charge"], calls["raise"]} {
 							begin := time.Now()
-							ctx, cancel := context.WithTimeout(t.Context(), limiterTimeout)
+							ctx, cancel := bounded(t.Context())
 							if err := do(ctx, r); err != nil {
 								t.Error(err)
 							}
@@ -382,8 +404,8 @@ func TestFallbackReturns(t *testing.T) {
 			}
 			before = r.redis.pings.Load()
 			time.Sleep(time.Minute)
-			if n := r.redis.pings.Load() - before; n != 0 {
-				t.Errorf("%d pings after it was back", n)
+			if n := r.redis.pings.Load() - before; n > 60 {
+				t.Errorf("%d pings in the minute after it was back", n)
 			}
 			if n := strings.Count(r.log.String(), "level=INFO"); n != int(i)+1 {
 				t.Errorf("the log: %s", &r.log)
@@ -391,6 +413,102 @@ func TestFallbackReturns(t *testing.T) {
 			if got := r.metrics(t)["helloapi_limits_away"]; got != 0 {
 				t.Errorf("helloapi_limits_away is %g", got)
 			}
+		}
+	})
+}
+
+// A Redis that no request asks is asked each second, and the other replicas are
+// told of it.
+func TestFallbackWatches(t *testing.T) {
+	t.Parallel()
+	for _, frozen := range []bool{false, true} {
+		t.Run(fmt.Sprintf("frozen=%t", frozen), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				r := newReplica(new(usage), false)
+				defer r.Close()
+				time.Sleep(5*checkEvery + 1)
+				synctest.Wait()
+				r.peers.mu.Lock()
+				reached := len(r.peers.reached)
+				r.peers.mu.Unlock()
+				if n := r.redis.pings.Load(); n != 5 || reached != 5 || r.Ready(t.Context()) != nil {
+					t.Errorf("in five seconds %d pings, told of %d", n, reached)
+				}
+				r.redis.set(errRefused, frozen)
+				time.Sleep(checkEvery + checkTimeout)
+				synctest.Wait()
+				if got := r.metrics(t); got["helloapi_limits_away"] != 1 {
+					t.Errorf("metrics: %v", got)
+				}
+				time.Sleep(5 * checkEvery)
+				r.peers.mu.Lock()
+				defer r.peers.mu.Unlock()
+				if len(r.peers.reached) != reached {
+					t.Error("others were told that it reaches Redis")
+				}
+			})
+		})
+	}
+}
+
+// While Redis is away a replica is not ready if others do better, or if it
+// denies.
+func TestFallbackReady(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := awayReplica(t, new(usage))
+		defer r.Close()
+		if err := r.Ready(t.Context()); err != nil {
+			t.Errorf("with Redis away from all: %v", err)
+		}
+		r.peers.others = true
+		if err := r.Ready(t.Context()); !errors.Is(err, ErrAway) {
+			t.Errorf("with Redis away from this one alone: %v", err)
+		}
+		r.peers.err = errStore
+		if err := r.Ready(t.Context()); !errors.Is(err, errStore) {
+			t.Errorf("with the database away too: %v", err)
+		}
+		r.redis.set(nil, false)
+		time.Sleep(probeEvery)
+		synctest.Wait()
+		if err := r.Ready(t.Context()); err != nil {
+			t.Errorf("with Redis back: %v", err)
+		}
+
+		denies := newReplica(new(usage), true)
+		defer denies.Close()
+		denies.redis.set(errRefused, false)
+		time.Sleep(checkEvery + 1)
+		synctest.Wait()
+		if err := denies.Ready(t.Context()); !errors.Is(err, ErrAway) {
+			t.Errorf("with Redis away, and deny: %v", err)
+		}
+	})
+}
+
+// A request that has no time left says nothing about Redis.
+func TestFallbackOutOfTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplica(new(usage), false)
+		defer r.Close()
+		r.redis.set(nil, true)
+		request, cancel := context.WithTimeout(t.Context(), limiterTimeout-1)
+		defer cancel()
+		ctx, cancel := bounded(request)
+		defer cancel()
+		if _, err := r.Charge(ctx, "1", *perDay(5)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("charge: %v", err)
+		}
+		if r.away.Load() {
+			t.Error("Redis is taken to be away")
+		}
+		ctx, cancel = bounded(t.Context())
+		defer cancel()
+		if c, err := r.Charge(ctx, "1", *perDay(5)); err != nil || !r.away.Load() {
+			t.Errorf("with time left: %v, %v, away: %v", c, err, r.away.Load())
 		}
 	})
 }
@@ -706,6 +824,34 @@ func TestSharedUnitWhileAway(t *testing.T) {
 		if got := r.redis.took(); got != "" {
 			t.Errorf("asked %q", got)
 		}
+	})
+}
+
+// With the database frozen too, callers of a key wait for it once, not one after
+// the other.
+func TestLocalLedgerFrozen(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := awayReplica(t, new(usage))
+		defer r.Close()
+		r.usage.reading = func(ctx context.Context) { <-ctx.Done() }
+		r.usage.fail(errStore)
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if c, err := r.Charge(t.Context(), "1", *perDay(5)); !errors.Is(err, errStore) {
+					t.Errorf("charged %v, %v", c, err)
+				}
+			})
+		}
+		wg.Wait()
+		if d := time.Since(begin); d != ledgerTimeout {
+			t.Errorf("20 callers waited %v, want %v", d, ledgerTimeout)
+		}
+		r.usage.reading = nil
+		r.usage.fail(nil)
+		wantGranted(t, r.flood(t, perDay(5)), 1)
 	})
 }
 

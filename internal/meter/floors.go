@@ -14,31 +14,78 @@ const (
 	// raiseEvery is how often it is raised after that, in case it was set back
 	// and nobody noticed.
 	raiseEvery = time.Minute
+	// rollMost is how many counters are raised at a time when a window has begun.
+	rollMost = 1 << 12
+)
+
+// A due is whether to raise a counter before it is charged.
+type due int
+
+const (
+	notDue    due = iota
+	raiseSoon     // but it may be charged even if that fails
+	raiseNow
+	raiseNone // to have a counter: nothing has been used that long
 )
 
 // floors remembers when the counters in use were raised to what the ledger
 // says. That one rule makes up for a store of counters that was flushed,
 // restarted, failed over, or restored from an old backup.
 type floors struct {
-	mu    sync.Mutex
-	keys  map[string]floor // by key ID
-	sweep time.Time        // when to drop what has passed
+	mu     sync.Mutex
+	keys   map[string]floor // by key ID
+	sweep  time.Time        // when to drop what has passed
+	rolled time.Time        // the youngest beginning of a window that due reported
 }
 
 type floor struct {
+	quota  plan.Quota
 	window plan.Window
 	losses uint64    // of the limiter, when it was raised
 	again  time.Time // when to raise it again
 }
 
-// due reports whether the key's counter should be raised before it is charged,
-// and whether it must be.
-func (f *floors) due(keyID string, w plan.Window, losses uint64, now time.Time) (due, must bool) {
+// due reports whether to raise the key's counter, now being this process' time
+// and clock the limiter's. It also reports, once for each, that a window has
+// just begun for keys in use.
+func (f *floors) due(keyID string, w plan.Window, losses uint64, now, clock time.Time) (d due, begins bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l, ok := f.keys[keyID]
-	must = !ok || !l.of(w, losses)
-	return must || now.After(l.again), must
+	if !ok {
+		return raiseNow, false
+	}
+	age := clock.Sub(w.Start)
+	next := l.window.End.Equal(w.Start)
+	if next && w.Start.After(f.rolled) && age < raiseEvery {
+		f.rolled = w.Start
+		begins = true
+	}
+	switch {
+	case l.of(w, losses) && !now.After(l.again):
+		return notDue, begins
+	case l.of(w, losses):
+		l.again = now.Add(raiseAgain) // if it fails, and one caller at a time
+		f.keys[keyID] = l
+		return raiseSoon, begins
+	case next && l.losses == losses && age < raiseAgain:
+		return raiseNone, begins
+	}
+	return raiseNow, begins
+}
+
+// inUse returns the quotas, by key ID, of the counters that were raised for a
+// window that ends or begins then.
+func (f *floors) inUse(at time.Time) map[string]plan.Quota {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	quotas := map[string]plan.Quota{}
+	for id, l := range f.keys {
+		if l.window.End.Equal(at) || l.window.Start.Equal(at) {
+			quotas[id] = l.quota
+		}
+	}
+	return quotas
 }
 
 // of reports whether l is about the window's counter, as it was raised since
@@ -48,7 +95,7 @@ func (l floor) of(w plan.Window, losses uint64) bool {
 }
 
 // raised notes that the key's counter was raised at the time now, made or not.
-func (f *floors) raised(keyID string, w plan.Window, losses uint64, now time.Time, made bool) {
+func (f *floors) raised(keyID string, q plan.Quota, w plan.Window, losses uint64, now time.Time, made bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if now.After(f.sweep) {
@@ -63,5 +110,5 @@ func (f *floors) raised(keyID string, w plan.Window, losses uint64, now time.Tim
 	if l, ok := f.keys[keyID]; made || !ok || !l.of(w, losses) {
 		wait = raiseAgain
 	}
-	f.keys[keyID] = floor{w, losses, now.Add(wait)}
+	f.keys[keyID] = floor{q, w, losses, now.Add(wait)}
 }

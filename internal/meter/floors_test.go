@@ -141,10 +141,64 @@ func TestRaisedInNextWindow(t *testing.T) {
 		wantServed(t, e, "charge")
 		wantRaises(t, e, 0, 1)
 		u.set("somebody", Slot{"1", today.Next()}, 2)
-		time.Sleep(8 * time.Second)
+		time.Sleep(8*time.Second + raiseAgain)
 		wantServed(t, e, "charge")
 		wantRaises(t, e, 2) // of that day alone
 		wantDenied(t, e, "")
+	})
+}
+
+// When a window begins, the ledger is not asked about a key that was in use: it
+// has nothing yet but what was charged just now. A moment later it is asked
+// about all of them.
+func TestRaisedInNewWindow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		e, u := newStrict(perDay(5))
+		midnight := func() {
+			t.Helper()
+			now := e.limiter.Now()
+			time.Sleep(now.Truncate(24 * time.Hour).Add(24*time.Hour - raiseEvery).Sub(now))
+			for _, value := range []string{value1, value2} {
+				if w := e.getWith(t.Context(), value); w.Code != http.StatusOK {
+					t.Errorf("answered %d", w.Code)
+				}
+			}
+			synctest.Wait()
+			e.limiter.mu.Lock()
+			e.limiter.raises, e.limiter.calls = nil, nil
+			e.limiter.mu.Unlock()
+			time.Sleep(raiseEvery)
+			u.set("somebody", Slot{"1", plan.DateOf(e.limiter.Now())}, 2)
+			u.set("somebody", Slot{"2", plan.DateOf(e.limiter.Now())}, 1)
+		}
+		midnight()
+		reads := u.count()
+		wantServed(t, e, "charge")
+		wantRaises(t, e, 0)
+		if n := u.count() - reads; n != 0 {
+			t.Errorf("the ledger was read %d times", n)
+		}
+		time.Sleep(raiseAgain)
+		synctest.Wait()
+		if n := u.count() - reads; n != 2 {
+			t.Errorf("the ledger was read %d times, for 2 keys", n)
+		}
+		e.limiter.mu.Lock()
+		slices.Sort(e.limiter.raises)
+		e.limiter.mu.Unlock()
+		wantRaises(t, e, 1, 3)
+		wantServed(t, e, "charge")
+		wantRaises(t, e)
+		wantUsed(t, e, 4)
+
+		// Not so if the counter may have been lost.
+		midnight()
+		e.limiter.losses++
+		wantServed(t, e, "charge")
+		wantRaises(t, e, 2)
+		time.Sleep(raiseAgain)
+		synctest.Wait()
 	})
 }
 
@@ -228,7 +282,7 @@ func TestLedgerFails(t *testing.T) {
 				e.limiter.lose(0)
 				refused("charge") // there is no counter
 				fail(e, u, nil)
-				wantServed(t, e, "charge")
+				wantServed(t, e, "charge charge")
 				wantUsed(t, e, 5)
 				fail(e, u, errStore)
 				time.Sleep(24 * time.Hour)
@@ -238,7 +292,8 @@ func TestLedgerFails(t *testing.T) {
 	}
 }
 
-// A raise that failed is tried again with the next request.
+// A raise that failed is tried again, in a while: not each request should wait
+// for a ledger that does not answer.
 func TestRaiseIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -250,7 +305,10 @@ func TestRaiseIsTriedAgain(t *testing.T) {
 		wantServed(t, e, "charge")
 		u.fail(nil)
 		wantServed(t, e, "charge")
-		wantRaises(t, e, 2)
+		wantRaises(t, e)
+		time.Sleep(raiseAgain + 1)
+		wantServed(t, e, "charge")
+		wantRaises(t, e, 3)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 	"time"
 
 	"helloapi/internal/apikey"
@@ -150,7 +151,7 @@ func (m *Meter) throttle(ctx context.Context, h http.Header, key *apikey.Key, qu
 	if key.Plan.Throttle == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
+	ctx, cancel := bounded(ctx)
 	defer cancel()
 	wait, err := m.limiter.Throttle(ctx, key.ID, *key.Plan.Throttle)
 	if err != nil {
@@ -165,14 +166,26 @@ func (m *Meter) throttle(ctx context.Context, h http.Header, key *apikey.Key, qu
 // charge takes a unit of the quota, which is the key's with its grants for the
 // window w, and returns the limit that held.
 func (m *Meter) charge(ctx context.Context, key *apikey.Key, q plan.Quota, w plan.Window) (Charge, int64, error) {
-	losses := m.limiter.Losses()
-	if due, must := m.floors.due(key.ID, w, losses, time.Now()); due {
-		if err := m.raise(ctx, key.ID, q, w, losses, false); err != nil && must {
+	losses, clock := m.limiter.Losses(), m.limiter.Now()
+	due, begins := m.floors.due(key.ID, w, losses, time.Now(), clock)
+	if begins {
+		time.AfterFunc(raiseAgain-clock.Sub(w.Start), func() { m.roll(w.Start, losses) })
+	}
+	switch due {
+	case raiseNow:
+		if err := m.raise(ctx, key.ID, q, w, losses, false); err != nil {
 			return Charge{}, 0, web.Unavailable(err)
 		}
+	case raiseSoon:
+		_ = m.raise(ctx, key.ID, q, w, losses, false) // or in a while: floors knows that it was due
+	case raiseNone:
+		if err := m.raiseTo(ctx, key.ID, q, w, 0, losses, time.Now(), false); err != nil {
+			return Charge{}, 0, web.Unavailable(err)
+		}
+	case notDue:
 	}
 	for range 3 {
-		charging, cancel := context.WithTimeout(ctx, limiterTimeout)
+		charging, cancel := bounded(ctx)
 		c, err := m.limiter.Charge(charging, key.ID, q)
 		cancel()
 		if err != nil {
@@ -211,13 +224,45 @@ func (m *Meter) raise(ctx context.Context, keyID string, q plan.Quota, w plan.Wi
 	if err != nil {
 		return fmt.Errorf("read ledger: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, limiterTimeout)
+	return m.raiseTo(ctx, keyID, q, w, used, losses, at, made)
+}
+
+// raiseTo has the key's counter have at least what was used at the time at.
+func (m *Meter) raiseTo(ctx context.Context, keyID string, q plan.Quota, w plan.Window, used int64, losses uint64, at time.Time, made bool) error {
+	ctx, cancel := bounded(ctx)
 	defer cancel()
 	if err := m.limiter.Raise(ctx, keyID, w, used); err != nil {
 		return fmt.Errorf("raise counter: %w", err)
 	}
-	m.floors.raised(keyID, w, losses, at, made)
+	m.floors.raised(keyID, q, w, losses, at, made)
 	return nil
+}
+
+// roll raises the counters in use of the windows that began then, all at once:
+// at midnight each key gets a new one, and they need not each ask the ledger.
+// It is done when what was charged before they were first used is there.
+func (m *Meter) roll(start time.Time, losses uint64) {
+	var raises sync.WaitGroup
+	room := make(chan struct{}, rollMost)
+	for id, q := range m.floors.inUse(start) {
+		w, err := q.Window(start)
+		if err != nil {
+			continue // its requests tell
+		}
+		room <- struct{}{}
+		raises.Go(func() {
+			defer func() { <-room }()
+			_ = m.raise(context.Background(), id, q, w, losses, false) // or with the next request that is due
+		})
+	}
+	raises.Wait()
+}
+
+// bounded limits how long a request waits for the limiter. The cause of a context
+// that ends by it is ErrAway: it is the limiter that took too long, and not
+// what the request did before.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limiterTimeout, ErrAway)
 }
 
 // date returns the day that a charge in the window is for: the present one,

@@ -144,6 +144,13 @@ type trimmed struct {
 	fold, drop plan.Date
 }
 
+// count returns how often it was read.
+func (u *usage) count() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.reads
+}
+
 func (u *usage) RecordUsage(_ context.Context, writer string, rows []UsageRow) error {
 	u.mu.Lock()
 	u.writes = append(u.writes, len(rows))

@@ -33,6 +33,9 @@ const (
 	// findTimeout is the deadline of a shared look-up of keys: soon, since what
 	// is known of them may do.
 	findTimeout = time.Second
+	// usageInterval lets reads of usage gather. They come with a key's first
+	// request, and of many keys at once when a window has begun.
+	usageInterval = 50 * time.Millisecond
 	// connectTimeout bounds a connection attempt, if the URL has no connect_timeout.
 	connectTimeout = 5 * time.Second
 	// maxConns is how many connections a replica opens at most, if the URL has
@@ -88,6 +91,7 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 	db.counts = groupcommit.NewCounter(batch, db.writeGreetings)
 	batch.Timeout = findTimeout
 	db.finds = groupcommit.New(batch, db.findKeys)
+	batch.MaxBatch, batch.Interval = 4096, usageInterval
 	db.used = groupcommit.New(batch, db.sumUsage)
 	return db, nil
 }

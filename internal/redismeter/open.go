@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"os"
@@ -36,6 +37,16 @@ var forms = map[string]string{
 // move by a node that answers; of a failover nobody tells it, and until it asks
 // it goes on calling the node that is dead. (github.com/redis/go-redis/issues/3979)
 const clusterMapAge = time.Second
+
+// What the client library has to say by itself, of Sentinels and of connections
+// that fail, is for those who look for it. What comes of it is in the errors.
+func init() { redis.SetLogger(debugLog{}) }
+
+type debugLog struct{}
+
+func (debugLog) Printf(ctx context.Context, format string, args ...any) {
+	slog.DebugContext(ctx, "go-redis: "+fmt.Sprintf(format, args...))
+}
 
 // connect returns a client of one Redis, of a Redis Cluster, or of the master
 // that Redis Sentinels agree on. It does not wait for them to be there.

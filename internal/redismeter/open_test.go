@@ -1,10 +1,9 @@
 package redismeter_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"io"
+	"errors"
 	"net"
 	"net/url"
 	"os"
@@ -79,7 +78,7 @@ func TestOpenRefuses(t *testing.T) {
 		"redis+sentinel://h/m?sentinel_username=secret":             "no sentinel_password",
 		"rediss+sentinel://:secret@h:1,i:2/m/0/0":                   "must be like rediss+sentinel://user:password@host1:26379,host2:26379/mymaster/0",
 	} {
-		l, err := redismeter.Open(url)
+		l, err := redismeter.Open(url, time.Now)
 		if err == nil {
 			l.Close()
 			t.Errorf("%q was opened", url)
@@ -127,11 +126,11 @@ func TestLogin(t *testing.T) {
 // refused checks that a limiter that is refused says so in all it does.
 func refused(t *testing.T, name, url string) {
 	t.Helper()
-	l, err := redismeter.Open(url)
+	l, err := redismeter.Open(url, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close() // which may fail over TLS, where the server has hung up
+	defer l.Close()
 	q := plan.Quota{Limit: 1, Period: plan.Day}
 	w, err := q.Window(time.Now())
 	if err != nil {
@@ -220,10 +219,12 @@ func conforms(t *testing.T, url string) {
 // counts on with what takes its place.
 func failsOver(t *testing.T, url string, masterOf func(key string) *backendtest.RedisServer, hurry func(testing.TB)) {
 	t.Run("Failover", func(t *testing.T) {
-		l, y := open(t, url), newTally()
+		l, idle, y := open(t, url), open(t, url), newTally()
 		for range 5 {
 			y.charge(t, l)
 		}
+		pings(t, idle)
+		losses := idle.Losses()
 		master := masterOf(y.key)
 		// The replica has what was charged when it has what was set after that.
 		master.Do(t, "SET", "{"+y.key+"}", "x")
@@ -240,7 +241,37 @@ func failsOver(t *testing.T, url string, masterOf func(key string) *backendtest.
 			t.Error(err)
 		}
 		pings(t, l)
+		// One that charges nothing sees that counters may have been lost, too.
+		eventually(t, "an idle limiter to notice", func() error {
+			if err := idle.Ping(t.Context()); err != nil {
+				return err
+			}
+			if idle.Losses() == losses {
+				return errors.New("no loss")
+			}
+			return nil
+		})
 	})
+}
+
+// Time is Redis' as soon as it was heard of, and that of the clock before.
+func TestNow(t *testing.T) {
+	t.Parallel()
+	long := time.Now().AddDate(-10, 0, 0)
+	for _, url := range []string{backendtest.RedisURL(t), "redis://127.0.0.1:1"} {
+		l, err := redismeter.Open(url, func() time.Time { return long })
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(l.Close)
+		if err := l.Ping(t.Context()); err != nil {
+			if now := l.Now(); !now.Equal(long) {
+				t.Errorf("without Redis it is %v", now)
+			}
+		} else if off := time.Since(l.Now()).Abs(); off > time.Second {
+			t.Errorf("with Redis Now is %v off", off)
+		}
+	}
 }
 
 // testRedirects moves a key from one master to another: commands that are
@@ -311,23 +342,26 @@ func TestSentOnce(t *testing.T) {
 	s := backendtest.NewRedis(t)
 	c := backendtest.NewRedisCluster(t, 1, false)
 	for name, test := range map[string]struct {
-		scheme string
+		url    string
 		server *backendtest.RedisServer
 	}{
-		"single":  {"redis://", s},
-		"cluster": {"redis+cluster://", c.Nodes[0]},
+		"single":  {s.URL(), s},
+		"cluster": {c.URL(), c.Nodes[0]},
 	} {
 		for how, reset := range map[string]bool{"closed": false, "reset": true} {
 			t.Run(name+" "+how, func(t *testing.T) {
-				p := newCutter(t, test.server.Addr(), reset)
+				p, proxied := backendtest.NewProxy(t, test.url)
 				if name == "cluster" { // the client calls nodes as they announce themselves
-					_, port, _ := net.SplitHostPort(p.ln.Addr().String())
-					test.server.Do(t, "CONFIG", "SET", "cluster-announce-port", port)
+					u, err := url.Parse(proxied)
+					if err != nil {
+						t.Fatal(err)
+					}
+					test.server.Do(t, "CONFIG", "SET", "cluster-announce-port", u.Port())
 				}
-				l, y := open(t, test.scheme+p.ln.Addr().String()), newTally()
+				l, y := open(t, proxied), newTally()
 				y.charge(t, l)
 				for range 3 {
-					p.armed.Store(true)
+					cut := p.CutAnswer("eval", reset)
 					before := y.used
 					var failed atomic.Int64
 					var wg sync.WaitGroup
@@ -341,78 +375,14 @@ func TestSentOnce(t *testing.T) {
 					wg.Wait()
 					y.tries += 10
 					y.charge(t, l)
-					if n := failed.Load(); p.armed.Load() || n == 0 || y.used-before <= 11-n {
-						t.Errorf("%d of 10 calls failed, and %d of 11 were counted, armed: %v; want one at least that failed and was", n, y.used-before, p.armed.Load())
+					if n := failed.Load(); !cut() || n == 0 || y.used-before <= 11-n {
+						t.Errorf("%d of 10 calls failed, and %d of 11 were counted, armed still: %v; want one at least that failed and was", n, y.used-before, !cut())
 					}
 				}
 			})
 		}
 	}
 }
-
-// A cutter is a proxy. When armed it cuts the next connection that a script is
-// sent by, between the server's answer and the client.
-type cutter struct {
-	ln     net.Listener
-	server string
-	reset  bool // whether it cuts with a RST rather than a FIN
-	armed  atomic.Bool
-	wg     sync.WaitGroup
-}
-
-func newCutter(t *testing.T, server string, reset bool) *cutter {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &cutter{ln: ln, server: server, reset: reset}
-	p.wg.Go(func() {
-		for {
-			client, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			p.wg.Go(func() { p.serve(client) })
-		}
-	})
-	t.Cleanup(func() {
-		ln.Close()
-		p.wg.Wait()
-	})
-	return p
-}
-
-func (p *cutter) serve(client net.Conn) {
-	defer client.Close()
-	server, err := net.Dial("tcp", p.server)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	var cut atomic.Bool
-	p.wg.Go(func() {
-		_, _ = io.Copy(writer(func(b []byte) (int, error) {
-			if bytes.Contains(b, []byte("eval")) && p.armed.CompareAndSwap(true, false) {
-				cut.Store(true)
-			}
-			return server.Write(b)
-		}), client)
-		server.Close()
-	})
-	_, _ = io.Copy(writer(func(b []byte) (int, error) {
-		if cut.Load() {
-			if p.reset {
-				_ = client.(*net.TCPConn).SetLinger(0)
-			}
-			return 0, io.ErrClosedPipe
-		}
-		return client.Write(b)
-	}), server)
-}
-
-type writer func([]byte) (int, error)
-
-func (w writer) Write(b []byte) (int, error) { return w(b) }
 
 // A tally is what is known of a counter.
 type tally struct {

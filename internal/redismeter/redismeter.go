@@ -19,6 +19,7 @@ import (
 	"github.com/go-redis/redis_rate/v10"
 	"github.com/redis/go-redis/v9"
 
+	"helloapi/internal/clock"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/meter"
 	"helloapi/internal/plan"
@@ -51,20 +52,26 @@ type Limiter struct {
 	rdb    redis.UniversalClient
 	trips  *trips
 	bucket *redis_rate.Limiter
-	ahead  atomic.Int64 // how far Redis' clock is ahead of ours, a time.Duration
+	clock  func() time.Time              // until Redis has told its time
+	ahead  atomic.Pointer[time.Duration] // how far Redis' clock is ahead of ours; nil: it has not said
 	losses atomic.Uint64
 
 	mu      sync.Mutex
-	servers map[string]bool // that were connected to, by the ID of their run
+	servers map[server]bool // that were seen
 }
+
+// A server is a Redis as far as it has the same counters: those of a run, and
+// of a history. One that takes over from another begins a history.
+type server struct{ run, history string }
 
 var _ meter.Limiter = (*Limiter)(nil)
 
 // Open returns a Limiter on the Redis at url (redis:// or rediss://). It does
-// not wait for Redis to be there; Ping tells. The error does not hold the url.
-func Open(url string) (*Limiter, error) {
-	l := &Limiter{servers: map[string]bool{}}
-	rdb, err := connect(url, l.connected)
+// not wait for Redis to be there; Ping tells. Until Redis has told its time that
+// of clock is good. The error does not hold the url.
+func Open(url string, clock func() time.Time) (*Limiter, error) {
+	l := &Limiter{clock: clock, servers: map[server]bool{}}
+	rdb, err := connect(url, func(ctx context.Context, conn *redis.Conn) error { return l.look(ctx, conn) })
 	if err != nil {
 		return nil, err
 	}
@@ -73,39 +80,68 @@ func Open(url string) (*Limiter, error) {
 	return l, nil
 }
 
-// connected notes when a connection is to a server that was not seen before, or
-// has been started anew: it may have lost what was counted, or never had it.
-func (l *Limiter) connected(ctx context.Context, conn *redis.Conn) error {
-	info, err := conn.Info(ctx, "server").Result()
-	if err != nil {
-		if redis.IsPermissionError(err) {
-			return nil // a user who may not ask; counters are raised each minute all the same
-		}
+// look asks a server for the time, and whether it is one that was not seen
+// before: it may have lost what was counted, or never had it. It is asked when
+// a connection is made to it, and by Ping: that a replica in a cluster takes
+// over can't be told from its connections.
+func (l *Limiter) look(ctx context.Context, conn redis.Cmdable) error {
+	var now *redis.TimeCmd
+	var infos [2]*redis.StringCmd
+	sent := time.Now()
+	_, _ = conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+		infos = [...]*redis.StringCmd{p.Info(ctx, "server"), p.Info(ctx, "replication")}
+		now = p.Time(ctx)
+		return nil
+	}) // its error is one of the commands'
+	if err := infos[0].Err(); err != nil && !redis.IsPermissionError(err) {
 		return err
 	}
-	_, run, _ := strings.Cut(info, "run_id:")
-	run, _, _ = strings.Cut(run, "\r\n")
+	if t, err := now.Result(); err == nil { // a Sentinel does not tell
+		l.learn(t, sent)
+	}
+	// A user who may not ask sees one server; counters are raised each minute
+	// all the same.
+	s := server{field(infos[0].Val(), "run_id"), field(infos[1].Val(), "master_replid")}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.servers[run] {
-		l.servers[run] = true
+	if !l.servers[s] {
+		l.servers[s] = true
 		l.losses.Add(1)
 	}
 	return nil
 }
 
-// Ping returns nil if Redis answers.
+// field returns a field of what INFO answers.
+func field(info, name string) string {
+	_, value, _ := strings.Cut(info, name+":")
+	value, _, _ = strings.Cut(value, "\r\n")
+	return value
+}
+
+// learn notes what time it was for Redis when it answered what was sent.
+func (l *Limiter) learn(now, sent time.Time) {
+	ahead := now.Sub(clock.Now().Add(-time.Since(sent) / 2))
+	l.ahead.Store(&ahead)
+}
+
+// Ping returns nil if Redis answers; of a cluster, each master.
 func (l *Limiter) Ping(ctx context.Context) error {
-	if err := l.rdb.Ping(ctx).Err(); err != nil {
+	var err error
+	if c, ok := l.rdb.(*redis.ClusterClient); ok {
+		err = c.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return l.look(ctx, node) })
+	} else {
+		err = l.look(ctx, l.rdb)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: redis: %w", meter.ErrAway, err)
 	}
 	return nil
 }
 
 // Close waits for the trips under way, then closes the connections.
-func (l *Limiter) Close() error {
+func (l *Limiter) Close() {
 	l.trips.batch.Close()
-	return l.rdb.Close()
+	_ = l.rdb.Close() // what came of the trips is known; how a connection ends does not matter
 }
 
 // Stats counts the round trips of Throttle, Charge and Refund.
@@ -113,7 +149,10 @@ func (l *Limiter) Stats() groupcommit.Stats { return l.trips.batch.Stats() }
 
 // Now returns Redis' time, as far as it was learned from its last answer.
 func (l *Limiter) Now() time.Time {
-	return time.Now().Add(time.Duration(l.ahead.Load()))
+	if ahead := l.ahead.Load(); ahead != nil {
+		return clock.Now().Add(*ahead)
+	}
+	return l.clock()
 }
 
 // Throttle implements meter.Limiter.
@@ -160,7 +199,7 @@ func (l *Limiter) Charge(ctx context.Context, keyID string, q plan.Quota) (meter
 		if err != nil {
 			return meter.Charge{}, err
 		}
-		l.ahead.Store(int64(now.Sub(sent.Add(time.Since(sent) / 2))))
+		l.learn(now, sent)
 		if result != wrongWindow {
 			return meter.Charge{
 				KeyID: keyID, Granted: result == granted, Missing: result == noCounter,

@@ -2,6 +2,7 @@ package redismeter_test
 
 import (
 	"testing"
+	"time"
 
 	"helloapi/internal/backendtest"
 	"helloapi/internal/meter"
@@ -10,15 +11,11 @@ import (
 
 func open(t testing.TB, url string) *redismeter.Limiter {
 	t.Helper()
-	l, err := redismeter.Open(url)
+	l, err := redismeter.Open(url, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(l.Close)
 	return l
 }
 
