@@ -2,6 +2,7 @@ package backendtest
 
 import (
 	"crypto/rand"
+	"encoding/hex"
 	"testing"
 
 	"helloapi/internal/apikey"
@@ -45,6 +46,26 @@ func AddKey(t testing.TB, keys apikey.Keys, p *plan.Plan) string {
 		t.Fatalf("create key: %v", err)
 	}
 	return value.Reveal()
+}
+
+// AddKeys creates n keys on a plan of a PostgreSQL database, and returns their
+// values.
+func AddKeys(t testing.TB, url, plan string, n int) []string {
+	t.Helper()
+	values, hashes, prefixes := make([]string, n), make([]string, n), make([]string, n)
+	for i := range values {
+		v := apikey.Generate()
+		hash := v.Hash()
+		values[i], hashes[i], prefixes[i] = v.Reveal(), hex.EncodeToString(hash[:]), v.Display()
+	}
+	Exec(t, url, `
+		WITH new AS (
+			SELECT gen_random_uuid()::text AS id, hash, prefix FROM unnest($2::text[], $3::text[]) AS v (hash, prefix)
+		), keys AS (
+			INSERT INTO api_keys (id, name, plan) SELECT id, 'key-' || id, $1 FROM new
+		)
+		INSERT INTO api_key_values (hash, key_id, prefix) SELECT decode(hash, 'hex'), id, prefix FROM new`, plan, hashes, prefixes)
+	return values
 }
 
 // Quota is a plan of n requests a day.

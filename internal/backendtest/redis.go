@@ -8,6 +8,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	_ "embed"
+	"encoding/binary"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -38,6 +40,8 @@ type RedisServer struct {
 	busPort int           // 0 without cluster
 	admin   *redis.Client // for the test's own commands
 
+	env     []string // of its process
+	clock   *os.File // how far its clock is off; nil if it can't be
 	process *os.Process
 	exited  chan struct{} // closed when the process has
 	log     *redisLog
@@ -50,9 +54,60 @@ func NewRedis(t testing.TB, args ...string) *RedisServer {
 	return newRedis(t, "", args)
 }
 
+// NewRedisWithClock starts a Redis the clock of which SetClock sets.
+func NewRedisWithClock(t testing.TB) *RedisServer {
+	t.Helper()
+	dir := t.TempDir()
+	clock, err := os.Create(filepath.Join(dir, "offset"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { clock.Close() })
+	if err := clock.Truncate(8); err != nil {
+		t.Fatal(err)
+	}
+	lib := filepath.Join(dir, "clock.so")
+	if out, err := exec.Command("cc", "-shared", "-fPIC", "-O1", "-o", lib, clockSource(t)).CombinedOutput(); err != nil {
+		t.Fatalf("cc: %v\n%s", err, out)
+	}
+	s := &RedisServer{clock: clock, env: []string{"LD_PRELOAD=" + lib, "CLOCK_OFFSET=" + clock.Name()}}
+	s.init(t, "", nil)
+	return s
+}
+
+//go:embed testdata/clock.c
+var clockC []byte
+
+func clockSource(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "clock.c")
+	if err := os.WriteFile(path, clockC, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// SetClock sets the server's clock.
+func (s *RedisServer) SetClock(t testing.TB, now time.Time) {
+	t.Helper()
+	var offset [8]byte
+	binary.NativeEndian.PutUint64(offset[:], uint64(time.Until(now)))
+	if _, err := s.clock.WriteAt(offset[:], 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func newRedis(t testing.TB, config string, args []string) *RedisServer {
 	t.Helper()
-	s, dir := &RedisServer{}, t.TempDir()
+	s := &RedisServer{}
+	s.init(t, config, args)
+	return s
+}
+
+// init starts the server, which is killed at the end of the test.
+func (s *RedisServer) init(t testing.TB, config string, args []string) {
+	t.Helper()
+	dir := t.TempDir()
 	// A file of its own, because a Sentinel has it rewritten.
 	file := filepath.Join(dir, "redis.conf")
 	err := os.WriteFile(file, []byte(config), 0o600)
@@ -91,7 +146,6 @@ func newRedis(t testing.TB, config string, args []string) *RedisServer {
 			t.Logf("%s %q:\n%s", s.Addr(), args, s.log)
 		}
 	})
-	return s
 }
 
 // argument returns the value of one of the arguments.
@@ -116,6 +170,7 @@ func freePort() int {
 
 func (s *RedisServer) start() error {
 	cmd := exec.Command("redis-server", s.args...)
+	cmd.Env = append(os.Environ(), s.env...)
 	s.log = &redisLog{ready: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = s.log, s.log
 	if err := cmd.Start(); err != nil {

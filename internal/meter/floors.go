@@ -15,7 +15,9 @@ const (
 	// and nobody noticed.
 	raiseEvery = time.Minute
 	// rollMost is how many counters are raised at a time when a window has begun.
-	rollMost = 1 << 12
+	rollMost = 1 << 11
+	// rollTimeout bounds how long that may take.
+	rollTimeout = 20 * time.Second
 )
 
 // A due is whether to raise a counter before it is charged.
@@ -38,11 +40,10 @@ type floors struct {
 	rolled time.Time        // the youngest beginning of a window that due reported
 }
 
+// A floor is of a counter, as it was when it was raised.
 type floor struct {
-	quota  plan.Quota
-	window plan.Window
-	losses uint64    // of the limiter, when it was raised
-	again  time.Time // when to raise it again
+	counter
+	again time.Time // when to raise it again
 }
 
 // due reports whether to raise the key's counter, now being this process' time
@@ -94,11 +95,11 @@ func (l floor) of(w plan.Window, losses uint64) bool {
 	return l.losses == losses && l.window.Equal(w)
 }
 
-// raised notes that the key's counter was raised at the time now, made or not.
-func (f *floors) raised(keyID string, q plan.Quota, w plan.Window, losses uint64, now time.Time, made bool) {
+// raised notes that a counter was raised, and when to do so again.
+func (f *floors) raised(c counter, again time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if now.After(f.sweep) {
+	if now := time.Now(); now.After(f.sweep) {
 		for id, l := range f.keys {
 			if now.Sub(l.again) > raiseEvery { // not in use
 				delete(f.keys, id)
@@ -106,9 +107,5 @@ func (f *floors) raised(keyID string, q plan.Quota, w plan.Window, losses uint64
 		}
 		f.sweep = now.Add(raiseEvery)
 	}
-	wait := raiseEvery
-	if l, ok := f.keys[keyID]; made || !ok || !l.of(w, losses) {
-		wait = raiseAgain
-	}
-	f.keys[keyID] = floor{q, w, losses, now.Add(wait)}
+	f.keys[c.keyID] = floor{c, again}
 }

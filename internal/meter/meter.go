@@ -171,15 +171,19 @@ func (m *Meter) charge(ctx context.Context, key *apikey.Key, q plan.Quota, w pla
 	if begins {
 		time.AfterFunc(raiseAgain-clock.Sub(w.Start), func() { m.roll(w.Start, losses) })
 	}
+	present := counter{key.ID, q, w, losses}
 	switch due {
 	case raiseNow:
-		if err := m.raise(ctx, key.ID, q, w, losses, false); err != nil {
+		if err := m.raise(ctx, present, raiseAgain); err != nil {
 			return Charge{}, 0, web.Unavailable(err)
 		}
 	case raiseSoon:
-		_ = m.raise(ctx, key.ID, q, w, losses, false) // or in a while: floors knows that it was due
+		_ = m.raise(ctx, present, raiseEvery) // or in a while: floors knows that it was due
 	case raiseNone:
-		if err := m.raiseTo(ctx, key.ID, q, w, 0, losses, time.Now(), false); err != nil {
+		raising, cancel := bounded(ctx)
+		err := m.raiseTo(raising, present, 0, time.Now().Add(raiseAgain))
+		cancel()
+		if err != nil {
 			return Charge{}, 0, web.Unavailable(err)
 		}
 	case notDue:
@@ -192,7 +196,7 @@ func (m *Meter) charge(ctx context.Context, key *apikey.Key, q plan.Quota, w pla
 			return c, 0, web.Unavailable(fmt.Errorf("charge: %w", err))
 		}
 		if c.Missing {
-			if err := m.raise(ctx, key.ID, q, c.Window, losses, true); err != nil {
+			if err := m.raise(ctx, counter{key.ID, q, c.Window, losses}, raiseAgain); err != nil {
 				return c, 0, web.Unavailable(err)
 			}
 			continue
@@ -217,31 +221,43 @@ func (m *Meter) charge(ctx context.Context, key *apikey.Key, q plan.Quota, w pla
 	return Charge{}, 0, web.Unavailable(errors.New("charge: the counter is lost as soon as it is made"))
 }
 
-// raise has the key's counter have at least what the ledger says was used.
-func (m *Meter) raise(ctx context.Context, keyID string, q plan.Quota, w plan.Window, losses uint64, made bool) error {
-	at := time.Now()
-	used, err := m.ledger.Used(ctx, keyID, q, w)
+// A counter is a key's, of a window.
+type counter struct {
+	keyID  string
+	quota  plan.Quota
+	window plan.Window
+	losses uint64 // of the limiter, until now
+}
+
+// raise has a counter have at least what the ledger says was used, and once
+// more so much later.
+func (m *Meter) raise(ctx context.Context, c counter, later time.Duration) error {
+	again := time.Now().Add(later)
+	used, err := m.ledger.Used(ctx, c.keyID, c.quota, c.window)
 	if err != nil {
 		return fmt.Errorf("read ledger: %w", err)
 	}
-	return m.raiseTo(ctx, keyID, q, w, used, losses, at, made)
-}
-
-// raiseTo has the key's counter have at least what was used at the time at.
-func (m *Meter) raiseTo(ctx context.Context, keyID string, q plan.Quota, w plan.Window, used int64, losses uint64, at time.Time, made bool) error {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	if err := m.limiter.Raise(ctx, keyID, w, used); err != nil {
+	return m.raiseTo(ctx, c, used, again)
+}
+
+// raiseTo has a counter have at least what is known to have been used.
+func (m *Meter) raiseTo(ctx context.Context, c counter, used int64, again time.Time) error {
+	if err := m.limiter.Raise(ctx, c.keyID, c.window, used); err != nil {
 		return fmt.Errorf("raise counter: %w", err)
 	}
-	m.floors.raised(keyID, q, w, losses, at, made)
+	m.floors.raised(c, again)
 	return nil
 }
 
 // roll raises the counters in use of the windows that began then, all at once:
 // at midnight each key gets a new one, and they need not each ask the ledger.
-// It is done when what was charged before they were first used is there.
+// It is done when what was charged before they were first used is there. One
+// that it fails for is raised with a request.
 func (m *Meter) roll(start time.Time, losses uint64) {
+	ctx, cancel := context.WithTimeout(context.Background(), rollTimeout)
+	defer cancel()
 	var raises sync.WaitGroup
 	room := make(chan struct{}, rollMost)
 	for id, q := range m.floors.inUse(start) {
@@ -252,7 +268,10 @@ func (m *Meter) roll(start time.Time, losses uint64) {
 		room <- struct{}{}
 		raises.Go(func() {
 			defer func() { <-room }()
-			_ = m.raise(context.Background(), id, q, w, losses, false) // or with the next request that is due
+			again := time.Now().Add(raiseEvery)
+			if used, err := m.ledger.Used(ctx, id, q, w); err == nil {
+				_ = m.raiseTo(ctx, counter{id, q, w, losses}, used, again)
+			}
 		})
 	}
 	raises.Wait()

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"helloapi/internal/backendtest"
+)
+
+// Redis loses what it counted, in the middle of a crowd. What was charged in
+// the last second may be forgiven, and no more.
+func TestRedisLosesCounts(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		args  []string                                   // of redis-server
+		first func(testing.TB, *backendtest.RedisServer) // when 100 have been served
+		lose  func(testing.TB, *backendtest.RedisServer)
+	}{
+		"Flushed": {
+			lose: func(t testing.TB, r *backendtest.RedisServer) { r.Flush(t) },
+		},
+		"KilledAndEmpty": {
+			lose: func(t testing.TB, r *backendtest.RedisServer) {
+				r.Kill()
+				r.Start(t)
+			},
+		},
+		"AppendOnlyFile": {
+			args: []string{"--appendonly", "yes", "--appendfsync", "everysec"},
+			lose: func(t testing.TB, r *backendtest.RedisServer) {
+				r.Kill()
+				r.Start(t)
+			},
+		},
+		"OldSnapshot": {
+			first: func(t testing.TB, r *backendtest.RedisServer) { r.Do(t, "SAVE") },
+			lose: func(t testing.TB, r *backendtest.RedisServer) {
+				r.Kill()
+				r.Start(t)
+			},
+		},
+		"Frozen": {
+			lose: func(_ testing.TB, r *backendtest.RedisServer) {
+				r.Freeze()
+				time.Sleep(2 * time.Second)
+				r.Thaw()
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redis := backendtest.NewRedis(t, test.args...)
+			c := newLossCase(t, redis.URL())
+			if test.first != nil {
+				test.first(t, redis)
+			}
+			c.loses(t, func() { test.lose(t, redis) })
+		})
+	}
+	t.Run("SentinelFailover", func(t *testing.T) {
+		t.Parallel()
+		s := backendtest.NewRedisSentinel(t, 3)
+		c := newLossCase(t, s.URL())
+		s.HurryFailover(t)
+		c.loses(t, s.Master.Kill)
+	})
+	// A replica that has lagged behind takes over: more is lost than what was
+	// on its way.
+	t.Run("SentinelFailoverToOld", func(t *testing.T) {
+		t.Parallel()
+		s := backendtest.NewRedisSentinel(t, 3)
+		c := newLossCase(t, s.URL())
+		s.HurryFailover(t)
+		c.loses(t, func() {
+			s.Replica.Freeze()
+			time.Sleep(1200 * time.Millisecond)
+			s.Master.Kill()
+			s.Replica.Thaw()
+		})
+	})
+	t.Run("ClusterFailover", func(t *testing.T) {
+		t.Parallel()
+		cluster := backendtest.NewRedisCluster(t, 3, true)
+		c := newLossCase(t, cluster.URL())
+		master := cluster.Master(t, "{"+c.keyID+"}")
+		cluster.HurryFailover(t)
+		c.loses(t, master.Kill)
+	})
+}
+
+// A lossCase is a deployment of three processes with a key that may use a
+// thousand, and has used a hundred.
+type lossCase struct {
+	procs      []*process
+	key, keyID string
+}
+
+func newLossCase(t testing.TB, redis string) *lossCase {
+	t.Helper()
+	db := backendtest.Postgres(t)
+	c := &lossCase{}
+	for range 3 {
+		c.procs = append(c.procs, start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+redis))
+	}
+	backendtest.Exec(t, db, `INSERT INTO plans (name, quota_limit, quota_period) VALUES ('thousand', 1000, 'MONTH')`)
+	c.key = must(t, db, "keys", "create", "k", "--plan", "thousand")
+	if err := backendtest.SQL(t, db).QueryRow(`SELECT id FROM api_keys`).Scan(&c.keyID); err != nil {
+		t.Fatal(err)
+	}
+	first := &crowd{n: map[int]int{}}
+	first.send(t, c.procs, 100, 10, c.key)
+	if first.n[http.StatusOK] != 100 {
+		t.Fatalf("before: %v", first.n)
+	}
+	return c
+}
+
+// loses sends 3,000 requests within about ten seconds, has Redis lose its counts
+// when 400 of them were served, and checks how many are.
+func (c *lossCase) loses(t testing.TB, lose func()) {
+	t.Helper()
+	var mu sync.Mutex
+	var served []time.Time
+	answers := map[string]int{}
+	var wg sync.WaitGroup
+	for i := range 30 {
+		wg.Go(func() {
+			for j := range 100 {
+				a := get(t, "http://"+c.procs[(i+j)%3].addr+"/hello?name=crowd", c.key)
+				mu.Lock()
+				answers[strconv.Itoa(a.status)]++
+				if a.status == http.StatusOK {
+					served = append(served, time.Now())
+				}
+				mu.Unlock()
+				time.Sleep(100 * time.Millisecond)
+			}
+		})
+	}
+	waitFor(t, "400 to be served", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(served) >= 400
+	})
+	lose()
+	wg.Wait()
+
+	total := 100 + len(served)
+	inSecond := mostInSecond(served)
+	t.Logf("a quota of 1000 served %d; %d at most in a second; answers: %v", total, inSecond, answers)
+	if total < 1000 || total > 1000+inSecond {
+		t.Errorf("a quota of 1000 served %d, want 1000 to %d", total, 1000+inSecond)
+	}
+	c.agrees(t, total)
+	if a := get(t, "http://"+c.procs[0].addr+"/hello", c.key); a.status != http.StatusTooManyRequests {
+		t.Errorf("afterwards: %d %s", a.status, a.body)
+	}
+}
+
+// agrees checks that GET /usage of every process says what clients saw.
+func (c *lossCase) agrees(t testing.TB, served int) {
+	t.Helper()
+	time.Sleep(1200 * time.Millisecond) // till the ledger has all
+	for _, p := range c.procs {
+		if used := usedToday(t, p, c.key); used != served {
+			t.Errorf("GET /usage says %d, clients saw %d", used, served)
+		}
+	}
+}
+
+// mostInSecond returns the most of the instants that are within a second.
+func mostInSecond(at []time.Time) (most int) {
+	slices.SortFunc(at, time.Time.Compare)
+	for i, j := 0, 0; i < len(at); i++ {
+		for at[i].Sub(at[j]) > time.Second {
+			j++
+		}
+		most = max(most, i-j+1)
+	}
+	return most
+}
+
+// A process that is killed takes along what it charged in its last second, as
+// far as the ledger goes. Redis has it all.
+func TestReplicaKilled(t *testing.T) {
+	t.Parallel()
+	redis := backendtest.NewRedis(t)
+	c := newLossCase(t, redis.URL())
+	const inFlight = 10 // of the process, at most
+	var mu sync.Mutex
+	served := map[int][]time.Time{} // by process
+	var wg sync.WaitGroup
+	kill := make(chan struct{})
+	for i, p := range c.procs {
+		for range inFlight {
+			wg.Go(func() {
+				for range 20 {
+					// Of the process that is killed some get no answer.
+					req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+"/hello?name=crowd", nil)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					req.Header.Set("x-api-key", c.key)
+					resp, err := client.Do(req)
+					if err != nil {
+						return
+					}
+					resp.Body.Close()
+					mu.Lock()
+					if resp.StatusCode == http.StatusOK {
+						served[i] = append(served[i], time.Now())
+					}
+					n := len(served[0])
+					mu.Unlock()
+					if i == 0 && n == 100 {
+						close(kill)
+					}
+					time.Sleep(50 * time.Millisecond)
+				}
+			})
+		}
+	}
+	<-kill
+	_ = c.procs[0].cmd.Process.Kill()
+	killed := time.Now()
+	wg.Wait()
+	c.procs = c.procs[1:]
+
+	total, last := 100, 0
+	for i, at := range served {
+		total += len(at)
+		for _, at := range at {
+			if i == 0 && killed.Sub(at) < 1500*time.Millisecond { // a second, and what a write takes
+				last++
+			}
+		}
+	}
+	counters, _ := redis.Do(t, "KEYS", "quota:{"+c.keyID+"}:*").([]any)
+	if len(counters) != 1 {
+		t.Fatalf("counters: %v", counters)
+	}
+	used, err := strconv.Atoi(redis.Do(t, "HGET", counters[0], "used").(string))
+	if err != nil || used < total || used > total+inFlight {
+		t.Errorf("Redis says %d, %v; clients saw %d, and of up to %d requests they don't know", used, err, total, inFlight)
+	}
+	time.Sleep(1200 * time.Millisecond)
+	ledger := usedToday(t, c.procs[0], c.key)
+	t.Logf("clients saw %d, Redis says %d, the ledger %d; %d were served in the last second", total, used, ledger, last)
+	if ledger > used || ledger < total-last {
+		t.Errorf("the ledger says %d, want %d to %d", ledger, total-last, used)
+	}
+	// The quota is held by what Redis says.
+	rest := &crowd{n: map[int]int{}}
+	rest.send(t, c.procs, 1000, 20, c.key)
+	if rest.n[http.StatusOK] != 1000-used {
+		t.Errorf("of %d left: %v", 1000-used, rest.n)
+	}
+}
