@@ -97,6 +97,11 @@ func TestRedisAway(t *testing.T) {
 			for begin := time.Now(); time.Since(begin) < 6*time.Second; {
 				away.send(t, procs, 300, 12, key)
 			}
+			for _, p := range procs { // it is away from all of them
+				if a := get(t, "http://"+p.admin+"/readyz", ""); a.status != http.StatusOK {
+					t.Errorf("ready: %d %s", a.status, a.body)
+				}
+			}
 			left := 1000 - all.n[http.StatusOK]
 			t.Logf("of %d left, with Redis away: %v; the slowest took %v", left, away.n, away.slowest)
 			served := away.n[http.StatusOK]
@@ -137,6 +142,33 @@ func TestRedisAway(t *testing.T) {
 	}
 }
 
+// A replica that Redis is away from, while it answers others, is not ready till
+// it is back. It need not be asked anything to find out.
+func TestRedisAwayFromOne(t *testing.T) {
+	t.Parallel()
+	db := backendtest.Postgres(t)
+	proxy, cut := backendtest.NewProxy(t, backendtest.RedisURL(t))
+	one := start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+cut)
+	other := start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+backendtest.RedisURL(t))
+	ready := func(p *process) answer { return get(t, "http://"+p.admin+"/readyz", "") }
+	time.Sleep(1500 * time.Millisecond) // till both have said that they reach it
+	for _, away := range []func(){proxy.Refuse, proxy.Hold} {
+		away()
+		var a answer
+		begin := time.Now()
+		waitFor(t, "the replica not to be ready", func() bool { a = ready(one); return a.status != http.StatusOK })
+		t.Logf("not ready after %v", time.Since(begin))
+		if a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "others") {
+			t.Errorf("not ready: %d %s", a.status, a.body)
+		}
+		if a := ready(other); a.status != http.StatusOK {
+			t.Errorf("the other: %d %s", a.status, a.body)
+		}
+		proxy.Pass(t)
+		waitFor(t, "the replica to be ready", func() bool { return ready(one).status == http.StatusOK })
+	}
+}
+
 func TestRedisAwayDeny(t *testing.T) {
 	t.Parallel()
 	db := backendtest.Postgres(t)
@@ -152,7 +184,7 @@ func TestRedisAwayDeny(t *testing.T) {
 			t.Errorf("with Redis away: %d, Retry-After %q", a.status, a.header.Get("Retry-After"))
 		}
 	}
-	if a := get(t, "http://"+p.admin+"/readyz", ""); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "redis") {
+	if a := get(t, "http://"+p.admin+"/readyz", ""); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "Redis does not answer") {
 		t.Errorf("ready: %d %s", a.status, a.body)
 	}
 	proxy.Pass(t)
