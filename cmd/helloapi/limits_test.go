@@ -52,11 +52,12 @@ func usedToday(t testing.TB, p *process, key string) int {
 
 func TestRedisAway(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"Refused", "BlackHoled", "Slow"} {
+	for _, name := range []string{"Refused", "BlackHoled", "Frozen", "Slow"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := backendtest.Postgres(t)
-			proxy, redis := backendtest.NewProxy(t, backendtest.RedisURL(t))
+			server := backendtest.NewRedis(t)
+			proxy, redis := backendtest.NewProxy(t, server.URL())
 			var procs []*process
 			for range 3 {
 				procs = append(procs, start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+redis))
@@ -75,6 +76,8 @@ func TestRedisAway(t *testing.T) {
 				proxy.Refuse()
 			case "BlackHoled":
 				proxy.Hold()
+			case "Frozen":
+				server.Freeze()
 			case "Slow":
 				proxy.Delay(500 * time.Millisecond)
 			}
@@ -114,6 +117,7 @@ func TestRedisAway(t *testing.T) {
 				}
 			}
 
+			server.Thaw()
 			proxy.Delay(0)
 			proxy.Pass(t)
 			waitFor(t, "Redis to be back", func() bool {

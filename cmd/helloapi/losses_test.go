@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -119,8 +120,8 @@ func newLossCase(t testing.TB, redis string) *lossCase {
 	return c
 }
 
-// loses sends 3,000 requests within about ten seconds, has Redis lose its counts
-// when 400 of them were served, and checks how many are.
+// loses sends 3,000 requests within about ten seconds, some of them bad ones,
+// has Redis lose its counts when 400 were served, and checks how many are.
 func (c *lossCase) loses(t testing.TB, lose func()) {
 	t.Helper()
 	var mu sync.Mutex
@@ -130,7 +131,11 @@ func (c *lossCase) loses(t testing.TB, lose func()) {
 	for i := range 30 {
 		wg.Go(func() {
 			for j := range 100 {
-				a := get(t, "http://"+c.procs[(i+j)%3].addr+"/hello?name=crowd", c.key)
+				query := "?name=crowd"
+				if j%10 == 9 {
+					query = "?name=%zz" // has a unit that is given back
+				}
+				a := get(t, "http://"+c.procs[(i+j)%3].addr+"/hello"+query, c.key)
 				mu.Lock()
 				answers[strconv.Itoa(a.status)]++
 				if a.status == http.StatusOK {
@@ -172,6 +177,22 @@ func (c *lossCase) agrees(t testing.TB, served int) {
 	}
 }
 
+// greet sends a request to a process that may be killed meanwhile.
+func greet(t testing.TB, p *process, key string) (status int, body string, err error) {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+"/hello?name=crowd", nil)
+	if err != nil {
+		return 0, "", err
+	}
+	req.Header.Set("x-api-key", key)
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(b), err
+}
+
 // mostInSecond returns the most of the instants that are within a second.
 func mostInSecond(at []time.Time) (most int) {
 	slices.SortFunc(at, time.Time.Compare)
@@ -182,6 +203,68 @@ func mostInSecond(at []time.Time) (most int) {
 		most = max(most, i-j+1)
 	}
 	return most
+}
+
+// The one process of a SQLite file that is killed may forget its last second,
+// and gives no number twice.
+func TestSQLiteKilled(t *testing.T) {
+	t.Parallel()
+	db := backendtest.SQLite(t)
+	serve := func() *process { return start(t, t.TempDir(), "DATABASE_URL="+db) }
+	p := serve()
+	backendtest.Exec(t, db, `INSERT INTO plans (name, quota_limit, quota_period) VALUES ('thousand', 1000, 'MONTH')`)
+	key := must(t, db, "keys", "create", "k", "--plan", "thousand")
+
+	var mu sync.Mutex
+	var served []time.Time
+	numbers := map[string]bool{}
+	send := func(n, atOnce int) {
+		var wg sync.WaitGroup
+		for range atOnce {
+			wg.Go(func() {
+				for range n / atOnce {
+					status, body, err := greet(t, p, key)
+					if err != nil {
+						return // it was killed
+					}
+					mu.Lock()
+					if status == http.StatusOK {
+						served = append(served, time.Now())
+						if numbers[body] {
+							t.Errorf("answered twice: %s", body)
+						}
+						numbers[body] = true
+					}
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+	}
+	for range 3 {
+		done := make(chan struct{})
+		begin := len(served)
+		go func() {
+			defer close(done)
+			send(300, 5)
+		}()
+		waitFor(t, "100 to be served", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(served) >= begin+100
+		})
+		_ = p.cmd.Process.Kill()
+		<-done
+		_ = p.wait(t)
+		p = serve()
+	}
+	send(1500, 10)
+	inSecond := mostInSecond(served)
+	t.Logf("through three kills a quota of 1000 served %d, %d at most in a second", len(served), inSecond)
+	// Each kill forgets a second, and may keep what it did not answer.
+	if most, least := 1000+3*inSecond, 1000-3*5; len(served) < least || len(served) > most {
+		t.Errorf("a quota of 1000 served %d, want %d to %d", len(served), least, most)
+	}
 }
 
 // A process that is killed takes along what it charged in its last second, as
@@ -200,19 +283,12 @@ func TestReplicaKilled(t *testing.T) {
 			wg.Go(func() {
 				for range 20 {
 					// Of the process that is killed some get no answer.
-					req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+"/hello?name=crowd", nil)
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					req.Header.Set("x-api-key", c.key)
-					resp, err := client.Do(req)
+					status, _, err := greet(t, p, c.key)
 					if err != nil {
 						return
 					}
-					resp.Body.Close()
 					mu.Lock()
-					if resp.StatusCode == http.StatusOK {
+					if status == http.StatusOK {
 						served[i] = append(served[i], time.Now())
 					}
 					n := len(served[0])
