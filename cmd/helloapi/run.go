@@ -17,6 +17,7 @@ import (
 type commands struct {
 	Serve       serveCmd       `cmd:"" help:"Serve the API until told to stop (SIGTERM, or Ctrl-C)."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this program's schema."`
+	Apply       applyCmd       `cmd:"" help:"Make plans and keys as a plans file or a serverless.yml says."`
 	Keys        keysCmd        `cmd:"" help:"Create, list, show, rotate, enable, disable and delete API keys."`
 	Plans       plansCmd       `cmd:"" help:"List usage plans."`
 	Usage       usageCmd       `cmd:"" help:"Show what keys used, and grant more."`
@@ -48,6 +49,7 @@ type output struct {
 // A program is one run, with what it may use of the world around it.
 type program struct {
 	ctx            context.Context
+	getenv         func(string) string
 	stdin          io.Reader
 	stdout, stderr io.Writer
 }
@@ -82,7 +84,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	if err := errors.Join(append(invalid, err)...); err != nil {
 		return errors.Join(err, errUsage)
 	}
-	return kctx.Run(&program{ctx, stdin, stdout, stderr})
+	return kctx.Run(&program{ctx, getenv, stdin, stdout, stderr})
 }
 
 var errUsage = errors.New("`helloapi --help`, or COMMAND --help, shows what there is")

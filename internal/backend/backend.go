@@ -18,6 +18,7 @@ import (
 	"helloapi/internal/memmeter"
 	"helloapi/internal/meter"
 	"helloapi/internal/plan"
+	"helloapi/internal/planfile"
 	"helloapi/internal/postgres"
 	"helloapi/internal/redismeter"
 	"helloapi/internal/sqlite"
@@ -34,6 +35,7 @@ type Database interface {
 	apikey.Source
 	apikey.Keys
 	plan.Plans
+	planfile.Store
 	meter.Usage
 
 	// Ping returns nil if the database answers.

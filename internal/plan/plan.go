@@ -66,18 +66,17 @@ func DefaultBurst(rate float64) int64 {
 	return max(1, int64(math.Ceil(rate)))
 }
 
-// Validate reports every setting of p that cannot work, each with the values
-// that can.
+// A Mistake is a setting that can't work.
+type Mistake struct {
+	Setting string // "quota limit"
+	Text    string // what is wrong with it, and the values that can be
+}
+
+// Validate reports every mistake in p.
 func (p Plan) Validate() error {
 	var errs []error
-	if p.Name == "" || strings.TrimSpace(p.Name) != p.Name {
-		errs = append(errs, errors.New("a plan needs a name, without spaces around it"))
-	}
-	if p.Quota != nil {
-		errs = append(errs, p.Quota.validate())
-	}
-	if p.Throttle != nil {
-		errs = append(errs, p.Throttle.validate())
+	for _, m := range p.Mistakes() {
+		errs = append(errs, errors.New(m.Text))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("plan %q: %w", p.Name, err)
@@ -85,32 +84,53 @@ func (p Plan) Validate() error {
 	return nil
 }
 
-func (q Quota) validate() error {
-	var errs []error
+// Mistakes returns every setting of p that can't work.
+func (p Plan) Mistakes() []Mistake {
+	var ms []Mistake
+	if p.Name == "" || strings.TrimSpace(p.Name) != p.Name {
+		ms = append(ms, Mistake{"name", "a plan needs a name, without spaces around it"})
+	}
+	if p.Quota != nil {
+		ms = append(ms, p.Quota.mistakes()...)
+	}
+	if p.Throttle != nil {
+		ms = append(ms, p.Throttle.mistakes()...)
+	}
+	return ms
+}
+
+func (q Quota) mistakes() []Mistake {
+	var ms []Mistake
+	add := func(setting, format string, args ...any) {
+		ms = append(ms, Mistake{setting, setting + " " + fmt.Sprintf(format, args...)})
+	}
 	if q.Limit < 1 || q.Limit > MaxLimit {
-		errs = append(errs, fmt.Errorf("quota limit %d: must be 1 to %d", q.Limit, int64(MaxLimit)))
+		add("quota limit", "%d: must be 1 to %d", q.Limit, int64(MaxLimit))
 	}
 	last := map[Period]int{Day: 0, Week: 6, Month: 27}
 	if most, ok := last[q.Period]; !ok {
-		errs = append(errs, fmt.Errorf("quota period %q: must be DAY, WEEK or MONTH", q.Period))
+		add("quota period", "%q: must be DAY, WEEK or MONTH", q.Period)
 	} else if q.Offset < 0 || q.Offset > most {
-		errs = append(errs, fmt.Errorf("quota offset %d: must be 0 to %d for period %s", q.Offset, most, q.Period))
+		add("quota offset", "%d: must be 0 to %d for period %s", q.Offset, most, q.Period)
 	}
 	if _, err := location(q.Timezone); err != nil {
-		errs = append(errs, fmt.Errorf("quota timezone %q: must be the name of an IANA time zone such as Europe/Berlin", q.Timezone))
+		add("quota timezone", "%q: must be the name of an IANA time zone such as Europe/Berlin", q.Timezone)
 	}
-	return errors.Join(errs...)
+	return ms
 }
 
-func (t Throttle) validate() error {
-	var errs []error
+func (t Throttle) mistakes() []Mistake {
+	var ms []Mistake
+	add := func(setting, format string, args ...any) {
+		ms = append(ms, Mistake{setting, setting + " " + fmt.Sprintf(format, args...)})
+	}
 	if !(t.Rate >= MinRate && t.Rate <= MaxRate) { // not NaN either
-		errs = append(errs, fmt.Errorf("throttle rateLimit %g: must be a number of requests a second from %g to %g", t.Rate, MinRate, MaxRate))
+		add("throttle rateLimit", "%g: must be a number of requests a second from %g to %g", t.Rate, MinRate, MaxRate)
 	}
 	if t.Burst < 1 || t.Burst > MaxBurst {
-		errs = append(errs, fmt.Errorf("throttle burstLimit %d: must be 1 to %d", t.Burst, int64(MaxBurst)))
+		add("throttle burstLimit", "%d: must be 1 to %d", t.Burst, int64(MaxBurst))
 	}
-	return errors.Join(errs...)
+	return ms
 }
 
 // String says the quota as people do: "5 a day".

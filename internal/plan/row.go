@@ -31,3 +31,18 @@ func (r *Row) Plan() *Plan {
 	}
 	return p
 }
+
+// Row returns the values of Columns, as both databases take them.
+func (p Plan) Row() []any {
+	row := []any{p.Name, nil, nil, 0, "UTC", nil, nil}
+	if q := p.Quota; q != nil {
+		row[1], row[2], row[3] = q.Limit, string(q.Period), q.Offset
+		if q.Timezone != "" {
+			row[4] = q.Timezone
+		}
+	}
+	if t := p.Throttle; t != nil {
+		row[5], row[6] = t.Rate, t.Burst
+	}
+	return row
+}

@@ -52,6 +52,7 @@ const (
 	noSuchDatabase      = "3D000"
 	noPrivilege         = "42501"
 	undefinedTable      = "42P01"
+	lockNotAvailable    = "55P03"
 )
 
 // DB is a pool of connections to a database. It is safe for concurrent use.

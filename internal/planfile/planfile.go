@@ -1,0 +1,190 @@
+// Package planfile reads the files that say which plans and keys there are: a
+// plans file of helloapi's own, a serverless.yml as it is, and a CSV file of
+// keys. Diff says what has to be changed for a database to agree with one.
+//
+// Reading is strict about plans and keys, and blind to everything else in a
+// serverless.yml. Every mistake names the line; none quotes what may be a
+// key's value.
+package planfile
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"helloapi/internal/apikey"
+	"helloapi/internal/plan"
+)
+
+// MaxSize is the size of the largest file that is read, in bytes.
+const MaxSize = 16 << 20
+
+// Options say what a file can't say by itself.
+type Options struct {
+	Stage string                   // of ${opt:stage} and ${sls:stage}; "": the file's own
+	Opts  map[string]string        // of ${opt:NAME}
+	Env   func(name string) string // of ${env:NAME}; "" for a variable that is not set
+
+	// Path tells a file without a name of its own apart from others. Of a file
+	// without either, nothing is remembered.
+	Path string
+}
+
+// A File is what a file says.
+type File struct {
+	Name    string // as in messages
+	Source  string // whose plans and keys these are; "" if nobody can tell
+	Plans   []Plan
+	Keys    []Key
+	Notices []string // what its author should know
+
+	// KeysOnly says that the file is about keys and names plans that are there.
+	KeysOnly bool
+}
+
+// A Plan is a usage plan of a file.
+type Plan struct {
+	plan.Plan
+	Line int
+}
+
+// A Key is an API key of a file. What is nil, the file does not say.
+type Key struct {
+	Name        string        // "" for one that is known by its value
+	Value       *apikey.Value // nil: one is made when the key is
+	Plan        string
+	Description *string
+	CustomerID  *string
+	Enabled     *bool
+	Expires     *time.Time
+	Line        int
+}
+
+// Scope is what of a database a file is about.
+type Scope struct {
+	Source string        // what this file made
+	Names  []string      // the keys of these names
+	Hashes []apikey.Hash // the keys that these values open
+}
+
+// Scope returns what has to be known to apply f.
+func (f *File) Scope() Scope {
+	s := Scope{Source: f.Source}
+	for _, k := range f.Keys {
+		if k.Name != "" {
+			s.Names = append(s.Names, k.Name)
+		}
+		if k.Value != nil {
+			s.Hashes = append(s.Hashes, k.Value.Hash())
+		}
+	}
+	return s
+}
+
+// A Mistake is what is wrong with a line.
+type Mistake struct {
+	Line int
+	Text string
+}
+
+// Mistakes is the error of a file that can't be used: every mistake in it, up
+// to a number, each on a line of its own.
+type Mistakes struct {
+	File string
+	List []Mistake // sorted by line
+	More bool      // there are more
+}
+
+func (m *Mistakes) Error() string {
+	lines := make([]string, 0, len(m.List)+1)
+	for _, x := range m.List {
+		lines = append(lines, fmt.Sprintf("%s:%d: %s", m.File, x.Line, x.Text))
+	}
+	if m.More {
+		lines = append(lines, m.File+": and more")
+	}
+	return strings.Join(lines, "\n")
+}
+
+// maxMistakes is how many are told at once.
+const maxMistakes = 20
+
+// mistakes gathers what is wrong with a file.
+type mistakes struct {
+	list []Mistake
+	more bool
+}
+
+func (m *mistakes) add(line int, format string, args ...any) {
+	x := Mistake{line, fmt.Sprintf(format, args...)}
+	if slices.Contains(m.list, x) { // seen by two ways
+		return
+	}
+	if len(m.list) == maxMistakes {
+		m.more = true
+		return
+	}
+	m.list = append(m.list, x)
+}
+
+func (m *mistakes) err(file string) error {
+	if len(m.list) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(m.list, func(a, b Mistake) int { return cmp.Compare(a.Line, b.Line) })
+	return &Mistakes{File: file, List: m.list, More: m.more}
+}
+
+// checkKeys finds the keys that can't be told apart, or stand alone.
+func checkKeys(m *mistakes, keys []Key) {
+	names, values := map[string]int{}, map[apikey.Hash]int{}
+	for _, k := range keys {
+		if k.Name != "" {
+			if err := checkName(k.Name); err != nil {
+				m.add(k.Line, "%v", err)
+				continue
+			}
+			if line, ok := names[k.Name]; ok {
+				m.add(k.Line, "the key %q is on line %d already: a key is known by its name and has one plan", k.Name, line)
+				continue
+			}
+			names[k.Name] = k.Line
+		}
+		if k.Value == nil {
+			if k.Name == "" {
+				m.add(k.Line, "a key needs a name, or else a value, to be known by: add a name")
+			}
+			continue
+		}
+		hash := k.Value.Hash()
+		if line, ok := values[hash]; ok {
+			m.add(k.Line, "this key has the same value as the one on line %d: a value opens one key only", line)
+			continue
+		}
+		values[hash] = k.Line
+	}
+}
+
+// checkName reports why a key can't have a name. The error quotes it only if
+// it can't be a value that stands in the wrong place.
+func checkName(name string) error {
+	if strings.HasPrefix(name, apikey.Prefix) {
+		if _, err := apikey.Parse(name); err == nil {
+			return errors.New("a key's value stands where its name belongs: write name: NAME and value: VALUE, and take another value if others have seen this file")
+		}
+	}
+	switch {
+	case strings.TrimSpace(name) != name:
+		return fmt.Errorf("a key's name must not have spaces around it: %q", name)
+	case len(name) > 1024:
+		return errors.New("a key's name must not be longer than 1024 bytes")
+	case strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name):
+		return fmt.Errorf("a key's name must not have control characters: %q", name)
+	}
+	return nil
+}

@@ -1,0 +1,301 @@
+package planfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// maxSteps bounds the work on one file. Aliases and variables can make a small
+// file stand for an endless one; a file of MaxSize without them needs fewer.
+const maxSteps = 5_000_000
+
+// errTooMuch ends the reading of such a file, as a panic that Read recovers.
+var errTooMuch = errors.New("too many aliases, merge keys or variables in each other")
+
+// A reader reads one YAML file.
+type reader struct {
+	mistakes
+	opts  Options
+	root  *yaml.Node // a mapping
+	steps int
+	depth int // of variables in what variables stand for
+
+	stageKnown bool
+	stageName  string // see stage
+}
+
+func (r *reader) step() {
+	if r.steps++; r.steps > maxSteps {
+		panic(errTooMuch)
+	}
+}
+
+// parse returns the mapping that the file is.
+func (r *reader) parse(data []byte) *yaml.Node {
+	if line, ok := badByte(data); ok {
+		r.add(line, "this is not text in UTF-8: save the file as UTF-8")
+		return nil
+	}
+	loader, err := yaml.NewLoader(bytes.NewReader(data))
+	if err != nil {
+		r.add(1, "%v", err)
+		return nil
+	}
+	var doc, second yaml.Node
+	if err := loader.Load(&doc); errors.Is(err, io.EOF) {
+		r.add(1, "the file is empty")
+		return nil
+	} else if err != nil {
+		r.syntax(err)
+		return nil
+	}
+	if err := loader.Load(&second); err == nil {
+		r.add(second.Line, "a second YAML document begins here: one file must be one document")
+		return nil
+	} else if !errors.Is(err, io.EOF) {
+		r.syntax(err)
+		return nil
+	}
+	if len(doc.Content) != 1 || doc.Content[0].Kind != yaml.MappingNode {
+		r.add(1, "this is neither a plans file (plans: …) nor a serverless.yml (provider: …)")
+		return nil
+	}
+	return doc.Content[0]
+}
+
+// syntax reports an error of the YAML parser. The text of one about an alias
+// holds what may be a value that begins with *.
+func (r *reader) syntax(err error) {
+	var e *yaml.LoadError
+	if !errors.As(err, &e) {
+		r.add(1, "this is not YAML")
+		return
+	}
+	line := max(1, e.Mark.Line)
+	if strings.Contains(e.Message, "anchor") {
+		r.add(line, "this is not YAML: an alias (*) names an anchor (&) that is not there; a text that begins with * must be in quotes")
+		return
+	}
+	where := ""
+	if e.ContextMsg != "" {
+		where = " (" + e.ContextMsg + ")"
+	}
+	r.add(line, "this is not YAML: %s%s; check the indentation and quotes here and above", e.Message, where)
+}
+
+// badByte returns the line of the first byte that can't be in a YAML file. It
+// leaves a file in UTF-16, with its mark, to the parser.
+func badByte(data []byte) (line int, found bool) {
+	if bytes.HasPrefix(data, []byte("\xff\xfe")) || bytes.HasPrefix(data, []byte("\xfe\xff")) {
+		return 0, false
+	}
+	line = 1
+	for i := 0; i < len(data); {
+		c, size := utf8.DecodeRune(data[i:])
+		if c == utf8.RuneError && size == 1 || c < ' ' && c != '\t' && c != '\n' && c != '\r' || c == 0x7f {
+			return line, true
+		}
+		if c == '\n' {
+			line++
+		}
+		i += size
+	}
+	return 0, false
+}
+
+// An entry is a setting of a mapping.
+type entry struct {
+	key   string
+	line  int
+	value *yaml.Node // not resolved
+}
+
+// entries returns the settings of a mapping, those that come by merge keys
+// (<<) among them. What a mapping says itself goes before what it merges.
+func (r *reader) entries(n *yaml.Node) []entry {
+	var own, merged []entry
+	seen := map[string]int{}
+	var merges []*yaml.Node
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		r.step()
+		key, value := n.Content[i], n.Content[i+1]
+		key = r.alias(key)
+		if key.Tag == "!!merge" {
+			merges = append(merges, value)
+			continue
+		}
+		if key.Kind != yaml.ScalarNode {
+			r.add(key.Line, "the name of a setting must be a text")
+			continue
+		}
+		if line, ok := seen[key.Value]; ok {
+			r.add(key.Line, "%q is given twice: line %d has it already", key.Value, line)
+			continue
+		}
+		seen[key.Value] = key.Line
+		own = append(own, entry{key.Value, key.Line, value})
+	}
+	for _, m := range merges {
+		for _, e := range r.merge(m, 0) {
+			if _, ok := seen[e.key]; !ok {
+				seen[e.key] = e.line
+				merged = append(merged, e)
+			}
+		}
+	}
+	return append(own, merged...)
+}
+
+// merge returns the settings that the value of a merge key brings.
+func (r *reader) merge(n *yaml.Node, depth int) []entry {
+	r.step()
+	if depth > 100 {
+		panic(errTooMuch)
+	}
+	n = r.alias(n)
+	switch n.Kind {
+	case yaml.SequenceNode:
+		var all []entry
+		for _, m := range n.Content {
+			m = r.alias(m)
+			if m.Kind != yaml.MappingNode {
+				r.add(m.Line, "what is merged with << must be a mapping")
+				continue
+			}
+			all = append(all, r.merge(m, depth+1)...)
+		}
+		return all
+	case yaml.MappingNode:
+		var all []entry
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			r.step()
+			key, value := r.alias(n.Content[i]), n.Content[i+1]
+			switch {
+			case key.Tag == "!!merge":
+				all = append(all, r.merge(value, depth+1)...)
+			case key.Kind == yaml.ScalarNode:
+				all = append([]entry{{key.Value, key.Line, value}}, all...)
+			}
+		}
+		return all
+	}
+	r.add(n.Line, "what is merged with << must be a mapping")
+	return nil
+}
+
+// alias follows an alias to what it stands for. An alias never stands for
+// another.
+func (r *reader) alias(n *yaml.Node) *yaml.Node {
+	r.step()
+	if n.Kind == yaml.AliasNode && n.Alias != nil {
+		return n.Alias
+	}
+	return n
+}
+
+// find returns the value of a setting, or nil if there is none.
+func find(entries []entry, key string) *yaml.Node {
+	for _, e := range entries {
+		if e.key == key {
+			return e.value
+		}
+	}
+	return nil
+}
+
+// resolve returns n with aliases followed and variables filled in; nil after a
+// mistake. what is n's place, for messages.
+func (r *reader) resolve(n *yaml.Node, what string) *yaml.Node {
+	n = r.alias(n)
+	if strings.HasPrefix(n.Tag, "!") && !strings.HasPrefix(n.Tag, "!!") && n.Tag != "!" {
+		r.add(n.Line, "%s: a CloudFormation function (%s) can't be known here: write what it stands for", what, n.Tag)
+		return nil
+	}
+	if n.Kind != yaml.ScalarNode || !strings.Contains(n.Value, "${") {
+		return n
+	}
+	return r.fill(n, what)
+}
+
+// isNull reports whether n says nothing: "name:" with nothing behind it.
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
+
+// mapping returns the settings of n, which must be a mapping.
+func (r *reader) mapping(n *yaml.Node, what string) (entries []entry, ok bool) {
+	n = r.resolve(n, what)
+	switch {
+	case n == nil:
+		return nil, false
+	case n.Kind != yaml.MappingNode:
+		r.add(n.Line, "%s must be a mapping (name: value)", what)
+		return nil, false
+	}
+	return r.entries(n), true
+}
+
+// text returns the text of n, as it is written: 007 is not 7.
+func (r *reader) text(n *yaml.Node, what string) (s string, line int, ok bool) {
+	n = r.resolve(n, what)
+	switch {
+	case n == nil:
+		return "", 0, false
+	case n.Kind == yaml.MappingNode && isFunction(n):
+		r.add(n.Line, "%s: a CloudFormation function can't be known here: write what it stands for", what)
+		return "", 0, false
+	case n.Kind != yaml.ScalarNode:
+		r.add(n.Line, "%s must be a text", what)
+		return "", 0, false
+	case isNull(n):
+		r.add(n.Line, "%s is empty: write it behind the colon, or take the line out", what)
+		return "", 0, false
+	}
+	if !storable(n.Value) {
+		r.add(n.Line, "%s must be text in UTF-8, without NUL characters", what)
+		return "", 0, false
+	}
+	return n.Value, n.Line, true
+}
+
+// storable reports whether every database takes s.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
+// isFunction reports whether a mapping is the long form of a CloudFormation
+// function.
+func isFunction(n *yaml.Node) bool {
+	return len(n.Content) == 2 && (n.Content[0].Value == "Ref" || strings.HasPrefix(n.Content[0].Value, "Fn::"))
+}
+
+// unknown reports settings that are not among those there are.
+func (r *reader) unknown(entries []entry, what string, known ...string) (ok bool) {
+	ok = true
+	for _, e := range entries {
+		if !contains(known, e.key) {
+			r.add(e.line, "%s has no setting %q, only %s", what, e.key, list(known))
+			ok = false
+		}
+	}
+	return ok
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// list says words as people do: "a, b and c".
+func list(words []string) string {
+	if len(words) == 1 {
+		return words[0]
+	}
+	return fmt.Sprintf("%s and %s", strings.Join(words[:len(words)-1], ", "), words[len(words)-1])
+}
