@@ -49,7 +49,11 @@ func readPlans(p *program, path, stage string, opts map[string]string) (*planfil
 			return nil, err
 		}
 	}
-	return planfile.Read(fileName(path), data, o)
+	f, err := planfile.Read(fileName(path), data, o)
+	if err != nil {
+		return nil, nothingChanged(err)
+	}
+	return f, nil
 }
 
 // readFile reads a file of plans or keys whole, "-" from standard input.

@@ -18,6 +18,7 @@ type commands struct {
 	Serve       serveCmd       `cmd:"" help:"Serve the API until told to stop (SIGTERM, or Ctrl-C)."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this program's schema."`
 	Apply       applyCmd       `cmd:"" help:"Make plans and keys as a plans file or a serverless.yml says."`
+	Import      importCmd      `cmd:"" help:"Take keys and counts along from another system."`
 	Keys        keysCmd        `cmd:"" help:"Create, list, show, rotate, enable, disable and delete API keys."`
 	Plans       plansCmd       `cmd:"" help:"List usage plans."`
 	Usage       usageCmd       `cmd:"" help:"Show what keys used, and grant more."`

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/countfile"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/hello"
 	"helloapi/internal/memmeter"
@@ -36,6 +37,7 @@ type Database interface {
 	apikey.Keys
 	plan.Plans
 	planfile.Store
+	countfile.Store
 	meter.Usage
 
 	// Ping returns nil if the database answers.

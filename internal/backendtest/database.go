@@ -39,6 +39,11 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"TrimUsage":         testTrimUsage,
 		"Grants":            testGrants,
 		"Plans":             testPlans,
+		"Apply":             testApply,
+		"ApplyPrune":        testApplyPrune,
+		"ApplyFails":        testApplyFails,
+		"ApplyConcurrently": testApplyConcurrently,
+		"ApplyMany":         testApplyMany,
 		"NotMigrated":       testNotMigrated,
 		"Close":             testClose,
 	} {

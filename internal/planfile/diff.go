@@ -220,11 +220,9 @@ func label(k StoredKey) string {
 }
 
 func (d *differ) key(k Key) {
-	if d.file.KeysOnly {
-		if _, ok := d.plans[k.Plan]; !ok {
-			d.add(k.Line, "there is no plan %q: `helloapi plans list` shows those there are", k.Plan)
-			return
-		}
+	if _, ok := d.plans[k.Plan]; d.file.KeysOnly && k.Plan != "" && !ok {
+		d.add(k.Line, "there is no plan %q: `helloapi plans list` shows those there are; --usage-plan %[1]s=PLAN says which of them it is", k.Plan)
+		return
 	}
 	old, found := d.keys[k.Name]
 	var hash apikey.Hash
@@ -247,6 +245,10 @@ func (d *differ) key(k Key) {
 		d.changeKey(k, old, hash)
 		return
 	}
+	if k.Plan == "" {
+		d.add(k.Line, "this key is new, and nothing says which plan it is on: give --plan PLAN")
+		return
+	}
 	added := StoredKey{Name: k.Name, Plan: k.Plan, Enabled: true, MadeBy: d.file.Source}
 	k.set(&added)
 	v := NewValue{Made: k.Value == nil}
@@ -267,7 +269,9 @@ func (d *differ) key(k Key) {
 
 // set does to a key what the file says of it.
 func (k Key) set(s *StoredKey) {
-	s.Plan = k.Plan
+	if k.Plan != "" {
+		s.Plan = k.Plan
+	}
 	if k.Description != nil {
 		s.Description = *k.Description
 	}
@@ -320,7 +324,7 @@ func (d *differ) changeKey(k Key, old StoredKey, hash apikey.Hash) {
 			d.notice("%s:%d: the value of key %q here no longer opens it, since the key was rotated: write the new value, or none", d.file.Name, k.Line, label(old))
 		}
 	}
-	if k.Enabled == nil && !old.Enabled {
+	if k.Enabled == nil && !old.Enabled && !d.file.KeysOnly {
 		d.notice("%s:%d: key %q is disabled, and the file does not say: write enabled: true to enable it", d.file.Name, k.Line, label(old))
 	}
 	if len(texts) > 0 {

@@ -57,7 +57,7 @@ type Plan struct {
 type Key struct {
 	Name        string        // "" for one that is known by its value
 	Value       *apikey.Value // nil: one is made when the key is
-	Plan        string
+	Plan        string        // "": not said, in a file of keys only
 	Description *string
 	CustomerID  *string
 	Enabled     *bool

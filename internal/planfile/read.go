@@ -18,33 +18,10 @@ import (
 
 // Read reads a plans file or a serverless.yml, called name in messages. Its
 // error is *Mistakes.
-func Read(name string, data []byte, opts Options) (f *File, err error) {
-	r := &reader{opts: opts}
-	if len(data) > MaxSize {
-		r.add(1, "the file is larger than %d MB", MaxSize>>20)
-		return nil, r.err(name)
-	}
-	if r.root = r.parse(data); r.root == nil {
-		return nil, r.err(name)
-	}
-	defer func() {
-		if p := recover(); p == errTooMuch {
-			r.add(1, "%v: write out what they stand for", errTooMuch)
-			f, err = nil, r.err(name)
-		} else if p != nil {
-			panic(p)
-		}
-	}()
-	top := r.entries(r.root)
-	f = &File{Name: name}
-	switch {
-	case find(top, "plans") != nil && find(top, "provider") == nil:
-		r.plansFile(f, top)
-	case find(top, "provider") != nil || find(top, "service") != nil:
-		r.serverless(f, top)
-	default:
-		r.add(r.root.Line, "this is neither a plans file (plans: …) nor a serverless.yml (provider: …)")
-	}
+func Read(name string, data []byte, opts Options) (*File, error) {
+	r := &reader{opts: opts, steps: maxSteps + len(data)}
+	f := &File{Name: name}
+	r.bounded(func() { r.read(f, data) })
 	checkKeys(&r.mistakes, f.Keys)
 	if err := r.err(name); err != nil {
 		return nil, err
@@ -53,6 +30,38 @@ func Read(name string, data []byte, opts Options) (f *File, err error) {
 		f.Source = "file:" + opts.Path
 	}
 	return f, nil
+}
+
+// bounded does f, and reports it where that is more than is bearable.
+func (r *reader) bounded(f func()) {
+	defer func() {
+		switch p := recover(); {
+		case p == errTooMuch:
+			r.add(1, "%v: write out what they stand for", errTooMuch)
+		case p != nil:
+			panic(p)
+		}
+	}()
+	f()
+}
+
+func (r *reader) read(f *File, data []byte) {
+	if len(data) > MaxSize {
+		r.add(1, "the file is larger than %d MB", MaxSize>>20)
+		return
+	}
+	if r.root = r.parse(data); r.root == nil {
+		return
+	}
+	top := r.entries(r.root)
+	switch {
+	case find(top, "plans") != nil && find(top, "provider") == nil:
+		r.plansFile(f, top)
+	case find(top, "provider") != nil || find(top, "service") != nil:
+		r.serverless(f, top)
+	default:
+		r.add(r.root.Line, "this is neither a plans file (plans: …) nor a serverless.yml (provider: …)")
+	}
 }
 
 // plansFile reads a plans file of our own:

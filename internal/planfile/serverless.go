@@ -101,20 +101,22 @@ func (r *reader) places(f *File) (keys, usagePlan *yaml.Node) {
 			newer = r.entries(n)
 		}
 	}
+	var old []string
 	pick := func(setting string) *yaml.Node {
 		a, b := find(newer, setting), find(older, setting)
 		switch {
 		case a != nil && b != nil:
 			f.Notices = append(f.Notices, "provider.apiGateway."+setting+" is used; provider."+setting+" is ignored, as serverless does")
-			return a
-		case a != nil:
-			return a
 		case b != nil:
-			f.Notices = append(f.Notices, "provider."+setting+" is where version 2 of serverless had it; later ones ignore it there and want provider.apiGateway."+setting)
+			old = append(old, setting)
+			return b
 		}
-		return b
+		return a
 	}
 	keys, usagePlan = pick("apiKeys"), pick("usagePlan")
+	if len(old) > 0 {
+		f.Notices = append(f.Notices, list(old)+" stand in provider, where version 2 of serverless had them; later ones ignore them there and want them in provider.apiGateway")
+	}
 	if n := find(newer, "apiKeySourceType"); n != nil && r.alias(n).Value != "HEADER" {
 		f.Notices = append(f.Notices, "provider.apiGateway.apiKeySourceType is ignored: keys are read from the header x-api-key")
 	}

@@ -11,9 +11,9 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// maxSteps bounds the work on one file. Aliases and variables can make a small
-// file stand for an endless one; a file of MaxSize without them needs fewer.
-const maxSteps = 5_000_000
+// maxSteps bounds the work on one file, beyond a step for each of its bytes.
+// Aliases and variables can make a small file stand for an endless one.
+const maxSteps = 1_000_000
 
 // errTooMuch ends the reading of such a file, as a panic that Read recovers.
 var errTooMuch = errors.New("too many aliases, merge keys or variables in each other")
@@ -21,17 +21,18 @@ var errTooMuch = errors.New("too many aliases, merge keys or variables in each o
 // A reader reads one YAML file.
 type reader struct {
 	mistakes
-	opts  Options
-	root  *yaml.Node // a mapping
-	steps int
-	depth int // of variables in what variables stand for
+	opts    Options
+	literal bool       // ${ is nothing special
+	root    *yaml.Node // a mapping
+	steps   int        // that are left
+	depth   int        // of variables in what variables stand for
 
 	stageKnown bool
 	stageName  string // see stage
 }
 
 func (r *reader) step() {
-	if r.steps++; r.steps > maxSteps {
+	if r.steps--; r.steps < 0 {
 		panic(errTooMuch)
 	}
 }
@@ -72,21 +73,25 @@ func (r *reader) parse(data []byte) *yaml.Node {
 // syntax reports an error of the YAML parser. The text of one about an alias
 // holds what may be a value that begins with *.
 func (r *reader) syntax(err error) {
+	what := "YAML"
+	if r.literal {
+		what = "JSON"
+	}
 	var e *yaml.LoadError
 	if !errors.As(err, &e) {
-		r.add(1, "this is not YAML")
+		r.add(1, "this is not %s", what)
 		return
 	}
 	line := max(1, e.Mark.Line)
 	if strings.Contains(e.Message, "anchor") {
-		r.add(line, "this is not YAML: an alias (*) names an anchor (&) that is not there; a text that begins with * must be in quotes")
+		r.add(line, "this is not %s: an alias (*) names an anchor (&) that is not there; a text that begins with * must be in quotes", what)
 		return
 	}
 	where := ""
 	if e.ContextMsg != "" {
 		where = " (" + e.ContextMsg + ")"
 	}
-	r.add(line, "this is not YAML: %s%s; check the indentation and quotes here and above", e.Message, where)
+	r.add(line, "this is not %s: %s%s; check the indentation and quotes here and above", what, e.Message, where)
 }
 
 // badByte returns the line of the first byte that can't be in a YAML file. It
@@ -217,7 +222,7 @@ func (r *reader) resolve(n *yaml.Node, what string) *yaml.Node {
 		r.add(n.Line, "%s: a CloudFormation function (%s) can't be known here: write what it stands for", what, n.Tag)
 		return nil
 	}
-	if n.Kind != yaml.ScalarNode || !strings.Contains(n.Value, "${") {
+	if r.literal || n.Kind != yaml.ScalarNode || !strings.Contains(n.Value, "${") {
 		return n
 	}
 	return r.fill(n, what)

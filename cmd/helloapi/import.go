@@ -1,0 +1,190 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"helloapi/internal/backend"
+	"helloapi/internal/countfile"
+	"helloapi/internal/planfile"
+)
+
+type importCmd struct {
+	Keys      importKeysCmd      `cmd:"" help:"Take keys along with their values, so that customers keep theirs."`
+	Greetings importGreetingsCmd `cmd:"" help:"Take along how often each name was greeted."`
+}
+
+type importKeysCmd struct {
+	database
+	output
+	File      string            `arg:"" help:"CSV with the columns name,key,description,Enabled,usageplanIds, or JSON with items that have name and value; - for standard input."`
+	Plan      string            `placeholder:"PLAN" help:"The plan of keys whose line names none."`
+	UsagePlan map[string]string `placeholder:"ID=PLAN" help:"The plan that the file calls ID."`
+	DryRun    bool              `help:"Say what would be changed, and change nothing."`
+}
+
+func (c *importKeysCmd) Run(p *program) error {
+	data, err := readFile(p, c.File)
+	if err != nil {
+		return err
+	}
+	f, err := planfile.ReadKeys(fileName(c.File), data, planfile.KeyOptions{Plan: c.Plan, Plans: c.UsagePlan})
+	if err != nil {
+		return nothingChanged(err)
+	}
+	return c.use(p, func(db backend.Database) error {
+		return applying{DryRun: c.DryRun}.apply(p, db, f, false, c.output)
+	})
+}
+
+type importGreetingsCmd struct {
+	database
+	output
+	Files          []string `arg:"" name:"file" help:"Files with a JSON object on each line, as DynamoDB exports a table, or CSV with a header; compressed with gzip or not; - for standard input."`
+	Add            bool     `xor:"how" required:"" help:"Add the counts to those that are there. What an import that was interrupted has added is not added again."`
+	Replace        bool     `xor:"how" required:"" help:"Set the counts; a name that the file does not have keeps its own."`
+	NameAttribute  string   `default:"name" placeholder:"NAME" help:"The attribute or column that has the name."`
+	CountAttribute string   `placeholder:"NAME" help:"The attribute or column that has the count. Default: greeting_count, or else count."`
+	FromLine       int64    `placeholder:"N" help:"Take the lines of the file from this one on, whatever was taken before."`
+}
+
+// Validate is called when the flags have been read.
+func (c *importGreetingsCmd) Validate() error {
+	if c.FromLine < 0 {
+		return errors.New("--from-line: must be at least 1")
+	}
+	if c.FromLine > 0 && len(c.Files) > 1 {
+		return errors.New("--from-line: give one file, that which has the line")
+	}
+	return nil
+}
+
+// An importedInfo is what was imported of a file, as it is shown.
+type importedInfo struct {
+	File     string     `json:"file"`
+	Taken    int64      `json:"taken"`              // rows
+	Before   int64      `json:"takenBefore"`        // rows, by an import that was interrupted
+	NextLine int64      `json:"nextLine,omitempty"` // the first that was not taken
+	DoneAt   *time.Time `json:"doneAt,omitempty"`   // when all of it was taken before
+}
+
+func (c *importGreetingsCmd) Run(p *program) error {
+	return c.use(p, func(db backend.Database) (err error) {
+		shown := []importedInfo{}
+		for _, path := range c.Files {
+			var r countfile.Result
+			r, err = c.file(p, db, path)
+			shown = append(shown, importedInfo{fileName(path), r.Taken, r.Before, r.NextLine, shownTime(r.DoneAt)})
+			if err != nil {
+				break
+			}
+		}
+		if c.Output == "json" {
+			err = errors.Join(err, printJSON(p.stdout, shown))
+		}
+		return err
+	})
+}
+
+// file imports a file, and says what was taken.
+func (c *importGreetingsCmd) file(p *program, db countfile.Store, path string) (countfile.Result, error) {
+	var f *os.File
+	defer func() {
+		if f != nil {
+			f.Close()
+		}
+	}()
+	opened := false
+	open := func() (_ io.Reader, err error) {
+		switch {
+		case path == "-" && opened:
+			return nil, countfile.ErrOnce
+		case path == "-":
+			opened = true
+			return p.stdin, nil
+		case f == nil:
+			f, err = os.Open(path)
+			return f, err
+		}
+		_, err = f.Seek(0, io.SeekStart)
+		return f, err
+	}
+	how := countfile.How{
+		Options: countfile.Options{Name: c.NameAttribute, Count: c.CountAttribute},
+		Replace: c.Replace, FromLine: c.FromLine,
+	}
+	bar := newProgress(p, path)
+	how.Progress = bar.show
+	r, err := countfile.Import(p.ctx, db, open, how)
+	bar.end()
+
+	name := fileName(path)
+	switch {
+	case !r.DoneAt.IsZero():
+		fmt.Fprintf(p.stderr, "%s: all of it was added on %s: nothing to do. (--from-line 1 adds it once more.)\n", name, r.DoneAt.UTC().Format(time.RFC3339))
+	case r.Before > 0 && r.Taken+r.Before > 0:
+		fmt.Fprintf(p.stderr, "%s: took %d rows, after the %d that were taken before.\n", name, r.Taken, r.Before)
+	case err == nil || r.Taken > 0:
+		fmt.Fprintf(p.stderr, "%s: took %d rows.\n", name, r.Taken)
+	}
+	if err == nil {
+		return r, nil
+	}
+	err = fmt.Errorf("%s: %w", name, err)
+	remembered := c.Add && c.FromLine == 0 && path != "-"
+	var bad *countfile.LineError
+	switch {
+	case errors.As(err, &bad) && remembered:
+		err = errors.Join(err, fmt.Errorf("the lines before are taken, none after: correct the line and import the file again, it goes on from there"))
+	case errors.As(err, &bad):
+		err = errors.Join(err, fmt.Errorf("the lines before are taken, none after: correct the line and go on with --from-line %d", bad.Line))
+	case r.NextLine > 0 && remembered:
+		err = errors.Join(err, fmt.Errorf("the lines before line %d are taken: import the file again, it goes on from there", r.NextLine))
+	case r.NextLine > 0:
+		err = errors.Join(err, fmt.Errorf("the lines before line %d are taken: go on with --from-line %[1]d", r.NextLine))
+	}
+	return r, err
+}
+
+// A progress shows on a terminal how far an import is.
+type progress struct {
+	w     io.Writer // nil: not on a terminal
+	name  string
+	size  int64 // of the file; 0: not known
+	begin time.Time
+	shown time.Time
+}
+
+func newProgress(p *program, path string) *progress {
+	bar := &progress{name: fileName(path), begin: time.Now()}
+	if f, ok := p.stderr.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			bar.w = f
+		}
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+		bar.size = info.Size()
+	}
+	return bar
+}
+
+func (b *progress) show(rows, bytes int64) {
+	if b.w == nil || time.Since(b.shown) < 200*time.Millisecond {
+		return
+	}
+	b.shown = time.Now()
+	percent := ""
+	if b.size > 0 {
+		percent = fmt.Sprintf(", %d %%", min(100, 100*bytes/b.size))
+	}
+	fmt.Fprintf(b.w, "\r\x1b[K%s: %d rows%s, %.0f a second", b.name, rows, percent, float64(rows)/time.Since(b.begin).Seconds())
+}
+
+func (b *progress) end() {
+	if b.w != nil && !b.shown.IsZero() {
+		fmt.Fprint(b.w, "\r\x1b[K")
+	}
+}
