@@ -44,6 +44,8 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"ApplyFails":        testApplyFails,
 		"ApplyConcurrently": testApplyConcurrently,
 		"ApplyMany":         testApplyMany,
+		"Import":            testImport,
+		"ImportTogether":    testImportTogether,
 		"NotMigrated":       testNotMigrated,
 		"Close":             testClose,
 	} {

@@ -17,9 +17,9 @@ import (
 	"helloapi/internal/hello"
 )
 
-// batchSize is how many rows are written in one transaction: enough to be
+// defaultBatch is how many rows are written in one transaction: enough to be
 // quick, few enough to keep nobody waiting who greets meanwhile.
-const batchSize = 10_000
+const defaultBatch = 10_000
 
 // A Store is a database that counts are imported to.
 type Store interface {
@@ -86,6 +86,8 @@ type How struct {
 	Replace  bool  // set the counts; else add to those that are there
 	FromLine int64 // take no line before, and all from there, whatever was taken before; 0: see Import
 
+	Batch int // rows that are written in one transaction; 0: 10,000
+
 	// Progress, if not nil, is called now and then with what was read.
 	Progress func(rows, bytes int64)
 }
@@ -109,6 +111,9 @@ type Result struct {
 // after.
 func Import(ctx context.Context, store Store, open func() (io.Reader, error), how How) (Result, error) {
 	im := &importer{store: store, how: how, open: open}
+	if im.how.Batch == 0 {
+		im.how.Batch = defaultBatch
+	}
 	err := im.run(ctx)
 	return im.Result, err
 }
@@ -257,7 +262,7 @@ func (im *importer) write(ctx context.Context, rows *Reader, row Row, err error)
 			im.line = row.Line
 		}
 		im.batch = append(im.batch, row.Count)
-		if len(im.batch) == batchSize {
+		if len(im.batch) == im.how.Batch {
 			if err := im.flush(ctx, false); err != nil {
 				return err
 			}
@@ -337,7 +342,7 @@ func (im *importer) merge() ([]hello.Count, error) {
 
 // tell reports progress, not at every row.
 func (im *importer) tell(rows int64, r *Reader) {
-	if im.how.Progress != nil && rows%batchSize == 0 {
+	if im.how.Progress != nil && rows%1000 == 0 {
 		im.how.Progress(rows, r.Offset())
 	}
 }

@@ -1,0 +1,307 @@
+package countfile_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"helloapi/internal/countfile"
+	"helloapi/internal/hello"
+)
+
+// A memory is a store that can fail, before it has done its work or after.
+type memory struct {
+	counts  map[string]int64
+	imports []countfile.Progress
+	writes  int
+	fail    func() (before, after error)
+}
+
+func newMemory() *memory { return &memory{counts: map[string]int64{}} }
+
+func (m *memory) do(f func() error) error {
+	m.writes++
+	var before, after error
+	if m.fail != nil {
+		before, after = m.fail()
+	}
+	if before != nil {
+		return before
+	}
+	return errors.Join(f(), after)
+}
+
+func (m *memory) AddCounts(_ context.Context, counts []hello.Count, prev *countfile.Progress, next countfile.Progress, known []string) error {
+	return m.do(func() error {
+		if prev != nil {
+			i := slices.IndexFunc(m.imports, func(p countfile.Progress) bool { return p.ID == prev.ID && p.Digest == prev.Digest && !p.Done })
+			if i < 0 {
+				return countfile.ErrConflict
+			}
+			m.imports[i] = next
+			m.add(counts)
+			return nil
+		}
+		for _, p := range m.imports {
+			if p.First == next.First && !slices.Contains(known, p.ID) {
+				return countfile.ErrConflict
+			}
+		}
+		m.imports = append(m.imports, next)
+		m.add(counts)
+		return nil
+	})
+}
+
+func (m *memory) add(counts []hello.Count) {
+	for _, c := range counts {
+		m.counts[c.Name] += c.Count
+	}
+}
+
+func (m *memory) ReplaceCounts(_ context.Context, counts []hello.Count) error {
+	return m.do(func() error {
+		for _, c := range counts {
+			m.counts[c.Name] = c.Count
+		}
+		return nil
+	})
+}
+
+func (m *memory) Imports(_ context.Context, first countfile.Digest) (found []countfile.Progress, _ error) {
+	for _, p := range m.imports {
+		if p.First == first {
+			found = append(found, p)
+		}
+	}
+	return found, nil
+}
+
+// file is a file that can be opened again and again.
+func file(data string) func() (io.Reader, error) {
+	return func() (io.Reader, error) { return strings.NewReader(data), nil }
+}
+
+// lines returns rows as JSON lines, with name i%names counted i+1 times.
+func lines(n, names int) (data []string, sums map[string]int64) {
+	sums = map[string]int64{}
+	for i := range n {
+		name := fmt.Sprint("name", i%names)
+		data = append(data, fmt.Sprintf(`{"name":"%s","count":%d}`+"\n", name, i+1))
+		sums[name] += int64(i + 1)
+	}
+	return data, sums
+}
+
+func TestImportAdds(t *testing.T) {
+	t.Parallel()
+	data, want := lines(100, 30)
+	m := newMemory()
+	m.counts["name3"] = 1000
+	want["name3"] += 1000
+	how := countfile.How{Batch: 7}
+	r, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), how)
+	if err != nil || r.Taken != 100 || r.Before != 0 || r.NextLine != 0 || !r.DoneAt.IsZero() {
+		t.Errorf("import: %+v, %v", r, err)
+	}
+	if diff := cmp.Diff(want, m.counts); diff != "" {
+		t.Errorf("counts (-want +got)\n%s", diff)
+	}
+	// Not again, whatever it is called and however it is written.
+	writes := m.writes
+	for _, again := range []string{strings.Join(data, ""), zipped(t, strings.Join(data, "\n")), "\xef\xbb\xbf" + strings.Join(data, "")} {
+		if r, err := countfile.Import(t.Context(), m, file(again), how); err != nil || r.Taken != 0 || m.writes != writes {
+			t.Errorf("again: %+v, %v", r, err)
+		}
+	}
+	// But if that is asked for.
+	how.FromLine = 100
+	if r, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), how); err != nil || r.Taken != 1 || m.counts["name9"] != want["name9"]+100 {
+		t.Errorf("from the last line: %+v, %v", r, err)
+	}
+	// Another file that begins alike is another one.
+	how.FromLine = 0
+	if r, err := countfile.Import(t.Context(), m, file(strings.Join(data[:50], "")), how); err != nil || r.Taken != 50 {
+		t.Errorf("another file: %+v, %v", r, err)
+	}
+}
+
+func TestImportReplaces(t *testing.T) {
+	t.Parallel()
+	data, _ := lines(100, 30)
+	m := newMemory()
+	m.counts["name3"], m.counts["other"] = 1000, 7
+	how := countfile.How{Batch: 7, Replace: true}
+	for range 2 { // over and over
+		if r, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), how); err != nil || r.Taken != 100 {
+			t.Errorf("import: %+v, %v", r, err)
+		}
+		if m.counts["name3"] != 94 || m.counts["name9"] != 100 || m.counts["other"] != 7 || len(m.counts) != 31 || len(m.imports) != 0 {
+			t.Errorf("counts %v, imports %v", m.counts, m.imports)
+		}
+	}
+	how.Batch = 100 // of two rows in one batch the last one counts too
+	m = newMemory()
+	if _, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), how); err != nil || m.counts["name9"] != 100 {
+		t.Errorf("in one batch: %v, %v", m.counts, err)
+	}
+}
+
+func TestImportBadLine(t *testing.T) {
+	t.Parallel()
+	data, want := lines(100, 30)
+	for bad := range 100 {
+		broken := slices.Clone(data)
+		broken[bad] = "{\"name\":\n"
+		m := newMemory()
+		r, err := countfile.Import(t.Context(), m, file(strings.Join(broken, "")), countfile.How{Batch: 7})
+		var line *countfile.LineError
+		if !errors.As(err, &line) || line.Line != int64(bad+1) || r.NextLine != line.Line || r.Taken != int64(bad) {
+			t.Fatalf("line %d: %+v, %v", bad+1, r, err)
+		}
+		// Unchanged, it stops there again, and counts nothing twice.
+		if r, err := countfile.Import(t.Context(), m, file(strings.Join(broken, "")), countfile.How{Batch: 7}); !errors.As(err, &line) || r.Taken != 0 || r.Before != int64(bad) {
+			t.Fatalf("line %d again: %+v, %v", bad+1, r, err)
+		}
+		// Corrected, it goes on from there.
+		if r, err = countfile.Import(t.Context(), m, file(strings.Join(data, "")), countfile.How{Batch: 7}); err != nil || r.Before != int64(bad) || r.Taken != int64(100-bad) {
+			t.Fatalf("line %d corrected: %+v, %v", bad+1, r, err)
+		}
+		if diff := cmp.Diff(want, m.counts); diff != "" {
+			t.Fatalf("line %d: counts (-want +got)\n%s", bad+1, diff)
+		}
+	}
+	// What was taken already can't be corrected so.
+	broken := slices.Clone(data)
+	broken[50] = "x\n"
+	m := newMemory()
+	if _, err := countfile.Import(t.Context(), m, file(strings.Join(broken, "")), countfile.How{Batch: 7}); err == nil {
+		t.Fatal("no error")
+	}
+	edited := slices.Clone(data)
+	edited[20] = `{"name":"name20","count":0}` + "\n"
+	var e *countfile.EditedError
+	if _, err := countfile.Import(t.Context(), m, file(strings.Join(edited, "")), countfile.How{}); !errors.As(err, &e) || e.Taken != 50 {
+		t.Errorf("changed in what was taken: %v", err)
+	}
+	if r, err := countfile.Import(t.Context(), m, file(strings.Join(edited, "")), countfile.How{FromLine: 51}); err != nil || r.Taken != 50 {
+		t.Errorf("from line 51: %+v, %v", r, err)
+	}
+	if diff := cmp.Diff(want, m.counts); diff != "" {
+		t.Errorf("counts (-want +got)\n%s", diff)
+	}
+}
+
+// An import is interrupted at random, before a batch is written or after, and
+// done again until it is through.
+func TestImportInterrupted(t *testing.T) {
+	t.Parallel()
+	data, want := lines(200, 30)
+	rnd := rand.New(rand.NewPCG(3, 4))
+	interrupted := 0
+	for range 200 {
+		m := newMemory()
+		m.fail = func() (before, after error) {
+			switch rnd.IntN(12) {
+			case 0:
+				return errors.New("before"), nil
+			case 1:
+				return nil, errors.New("after")
+			}
+			return nil, nil
+		}
+		for try := 0; ; try++ {
+			_, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), countfile.How{Batch: 1 + rnd.IntN(20)})
+			if err == nil {
+				break
+			}
+			if errors.Is(err, countfile.ErrConflict) || try > 1000 {
+				t.Fatal(err)
+			}
+			interrupted++
+		}
+		if diff := cmp.Diff(want, m.counts); diff != "" {
+			t.Fatalf("counts (-want +got)\n%s", diff)
+		}
+	}
+	if interrupted < 100 {
+		t.Errorf("interrupted %d times: the test shows nothing", interrupted)
+	}
+}
+
+func TestImportTwiceAtATime(t *testing.T) {
+	t.Parallel()
+	data, want := lines(100, 30)
+	// Before the first writes a batch, a second import does all of it.
+	for _, batch := range []int{1, 2, 14} {
+		m := newMemory()
+		begun := false
+		m.fail = func() (_, _ error) {
+			if m.writes == batch && !begun {
+				begun = true
+				if _, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), countfile.How{Batch: 7}); err != nil {
+					t.Errorf("the second: %v", err)
+				}
+			}
+			return nil, nil
+		}
+		_, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), countfile.How{Batch: 7})
+		if !errors.Is(err, countfile.ErrConflict) {
+			t.Errorf("batch %d: %v", batch, err)
+		}
+		if diff := cmp.Diff(want, m.counts); diff != "" {
+			t.Errorf("batch %d: counts (-want +got)\n%s", batch, diff)
+		}
+	}
+}
+
+func TestImportOnce(t *testing.T) {
+	t.Parallel()
+	data, want := lines(20, 30)
+	once := func() func() (io.Reader, error) {
+		opened := false
+		return func() (io.Reader, error) {
+			if opened {
+				return nil, countfile.ErrOnce
+			}
+			opened = true
+			return strings.NewReader(strings.Join(data, "")), nil
+		}
+	}
+	m := newMemory()
+	if r, err := countfile.Import(t.Context(), m, once(), countfile.How{Batch: 7}); err != nil || r.Taken != 20 {
+		t.Errorf("import: %+v, %v", r, err)
+	}
+	if _, err := countfile.Import(t.Context(), m, once(), countfile.How{Batch: 7}); !errors.Is(err, countfile.ErrOnce) {
+		t.Errorf("again: %v", err)
+	}
+	if diff := cmp.Diff(want, m.counts); diff != "" {
+		t.Errorf("counts (-want +got)\n%s", diff)
+	}
+}
+
+func TestImportTooMuch(t *testing.T) {
+	t.Parallel()
+	var b strings.Builder
+	b.WriteString("name,count\n")
+	for range 9300 {
+		fmt.Fprintf(&b, "a,%d\n", int64(countfile.MaxCount))
+	}
+	m := newMemory()
+	if _, err := countfile.Import(t.Context(), m, file(b.String()), countfile.How{}); err == nil || !strings.Contains(err.Error(), "add up to more") || len(m.counts) != 0 {
+		t.Errorf("counts that add up to too much: %v, %v", err, m.counts)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.imports = []countfile.Progress{{}}
+	if _, err := countfile.Import(ctx, m, file(""), countfile.How{}); err != nil {
+		t.Errorf("an empty file: %v", err)
+	}
+}
