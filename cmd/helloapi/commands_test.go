@@ -10,11 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 
 	"helloapi/internal/apikey"
-	"helloapi/internal/backend"
 	"helloapi/internal/backendtest"
 )
 
@@ -409,7 +407,7 @@ func TestSettingsErrors(t *testing.T) {
 // The README's table of settings is that of the flags.
 func TestREADMESettings(t *testing.T) {
 	t.Parallel()
-	parser, err := kong.New(&commands{}, kong.Vars{"database": backend.DefaultURL})
+	parser, err := newParser(&commands{})
 	if err != nil {
 		t.Fatal(err)
 	}

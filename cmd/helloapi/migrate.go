@@ -27,14 +27,23 @@ func (c *migrateUpCmd) Run(p *program) error {
 	return nil
 }
 
-type migrateStatusCmd struct{ database }
+type migrateStatusCmd struct {
+	database
+	output
+}
 
 func (c *migrateStatusCmd) Run(p *program) error {
 	current, latest, err := backend.SchemaVersions(p.ctx, c.URL)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(p.stdout, "schema version %d; this helloapi needs %d\n", current, latest)
+	if c.Output == "json" {
+		if err := printJSON(p.stdout, map[string]int64{"current": current, "needed": latest}); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(p.stdout, "schema version %d; this helloapi needs %d\n", current, latest)
+	}
 	if current < latest {
 		return fmt.Errorf("run `helloapi migrate`")
 	}

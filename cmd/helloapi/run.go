@@ -23,6 +23,8 @@ type commands struct {
 	Plans       plansCmd       `cmd:"" help:"List usage plans."`
 	Usage       usageCmd       `cmd:"" help:"Show what keys used, and grant more."`
 	Greetings   greetingsCmd   `cmd:"" help:"List the names that were greeted most, and delete one."`
+	Invoke      invokeCmd      `cmd:"" help:"Call GET /hello. The key comes from $$HELLOAPI_KEY or standard input."`
+	Completion  completionCmd  `cmd:"" help:"Print a script that completes commands and flags in a shell."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Succeed if the serving process on this machine is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 }
@@ -63,16 +65,10 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		exited  bool // --help has been answered
 		invalid []error
 	)
-	parser, err := kong.New(&cmds,
-		kong.Name("helloapi"),
-		kong.Description("A self-hosted HTTP API with keys, usage plans and durable counts.\n\n"+
-			"Every flag can be set in the environment too: --database-url is $DATABASE_URL."),
-		kong.Vars{"database": backend.DefaultURL},
+	parser, err := newParser(&cmds,
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { exited = true }),
-		kong.ValueFormatter(describe),
 		kong.Resolvers(fromEnvironment(getenv, &invalid)),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	)
 	if err != nil {
 		return fmt.Errorf("commands: %w", err) // a mistake in the structs above
@@ -88,11 +84,27 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	return kctx.Run(&program{ctx, getenv, stdin, stdout, stderr})
 }
 
+// newParser returns what reads the command line.
+func newParser(cmds *commands, more ...kong.Option) (*kong.Kong, error) {
+	return kong.New(cmds, append(more,
+		kong.Name("helloapi"),
+		kong.Description("A self-hosted HTTP API with keys, usage plans and durable counts.\n\n"+
+			"Every flag can be set in the environment too: --database-url is $DATABASE_URL."),
+		kong.Vars{"database": backend.DefaultURL},
+		kong.ValueFormatter(describe),
+		kong.PostBuild(withExamples),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))...)
+}
+
 var errUsage = errors.New("`helloapi --help`, or COMMAND --help, shows what there is")
 
 // variable returns the name of the environment's twin of a flag: a setting of
-// the service has the flag's own name in capitals, others HELLOAPI_ before it.
+// the service has the flag's own name in capitals, others HELLOAPI_ before it,
+// and one whose name would be that of a secret has another.
 func variable(flag *kong.Flag) string {
+	if name := flag.Tag.Get("variable"); name != "" {
+		return name
+	}
 	name := strings.ToUpper(strings.ReplaceAll(flag.Name, "-", "_"))
 	if flag.Tag.Has("setting") {
 		return name

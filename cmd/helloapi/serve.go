@@ -20,6 +20,7 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
 	"helloapi/internal/plan"
+	"helloapi/internal/planfile"
 	"helloapi/internal/server"
 	"helloapi/internal/web"
 )
@@ -31,6 +32,7 @@ type serveCmd struct {
 	RedisURL     string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0, redis+cluster://host1,host2 or redis+sentinel://host1,host2/mymaster; rediss in place of redis for TLS. Without it each counts for itself."`
 	MeterOnError string `setting:"" enum:"local,deny" default:"local" placeholder:"HOW" help:"While Redis is away: local (each replica goes on by itself, on what the database says was used) or deny (503)."`
 	Migrate      bool   `setting:"" help:"Migrate PostgreSQL before serving. SQLite always is."`
+	PlansFile    string `setting:"" placeholder:"FILE" help:"A plans file to apply before serving from SQLite. With PostgreSQL helloapi apply does that, once for all replicas."`
 
 	KeyStaleMax        time.Duration `setting:"" default:"1h" placeholder:"TIME" help:"How long a known key may be used while the database is away."`
 	MaxInFlight        int           `setting:"" default:"4096" placeholder:"N" help:"Requests served at a time. More get 503."`
@@ -58,6 +60,9 @@ func (c *serveCmd) Validate() error {
 			errs = append(errs, fmt.Errorf("CORS_ALLOWED_ORIGINS: %q must be like https://app.example.com, or *", o))
 		}
 	}
+	if c.PlansFile != "" && !strings.HasPrefix(c.URL, "sqlite:") {
+		errs = append(errs, errors.New("PLANS_FILE: is for SQLite, which one process serves; with PostgreSQL run `helloapi apply -f FILE` once, before the replicas start"))
+	}
 	if c.MaxInFlight < 1 {
 		errs = append(errs, errors.New("MAX_IN_FLIGHT: must be at least 1"))
 	}
@@ -78,6 +83,12 @@ func (c *serveCmd) Validate() error {
 
 func (c *serveCmd) Run(p *program) (err error) {
 	log := c.logger(p)
+	var plans *planfile.File
+	if c.PlansFile != "" {
+		if plans, err = readPlans(p, c.PlansFile, "", nil); err != nil {
+			return err
+		}
+	}
 
 	srv, err := server.Listen(server.Config{
 		Addr: c.Addr, AdminAddr: c.AdminAddr,
@@ -94,7 +105,12 @@ func (c *serveCmd) Run(p *program) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 
-	if err := firstStart(p, stores, srv.Addr()); err != nil {
+	if plans != nil {
+		err = applying{}.apply(p, stores, plans, false, output{})
+	} else {
+		err = firstStart(p, stores, srv.Addr())
+	}
+	if err != nil {
 		return errors.Join(err, srv.Close())
 	}
 
@@ -132,13 +148,19 @@ func (c *serveCmd) logger(p *program) *slog.Logger {
 	return slog.New(slog.NewTextHandler(p.stderr, opts))
 }
 
-// firstStart makes the first keys of a new SQLite database and shows them, with
-// a line to paste.
-func firstStart(p *program, stores *backend.Backend, addr *net.TCPAddr) error {
-	keys := []apikey.Key{
+// firstKeys are the keys that a new SQLite database starts with: those of
+// deploy/plans.yaml.
+func firstKeys() []apikey.Key {
+	return []apikey.Key{
 		{Name: "testkey1", Plan: &plan.Plan{Name: "free"}, Enabled: true},
 		{Name: "testkey2", Plan: &plan.Plan{Name: "paid"}, Enabled: true},
 	}
+}
+
+// firstStart makes the first keys of a new SQLite database and shows them, with
+// a line to paste.
+func firstStart(p *program, stores *backend.Backend, addr *net.TCPAddr) error {
+	keys := firstKeys()
 	values := []apikey.Value{apikey.Generate(), apikey.Generate()}
 	first, err := stores.FirstKeys(p.ctx, keys, values)
 	if err != nil || !first {

@@ -19,10 +19,10 @@ type usageCmd struct {
 
 type usageShowCmd struct {
 	database
-	Key    string `placeholder:"KEY" help:"Only of one key: its name, or its id."`
+	Key    string `variable:"HELLOAPI_USAGE_KEY" placeholder:"KEY" help:"Only of one key: its name, or its id."`
 	Since  string `placeholder:"DATE" help:"The first day (2006-01-02). Default: 30 days ago."`
 	Until  string `placeholder:"DATE" help:"The last day. Default: today."`
-	Format string `enum:"table,json,csv" default:"table" help:"How to print: table, json or csv."`
+	Format string `short:"o" aliases:"output" enum:"table,json,csv" default:"table" help:"How to print: table, json or csv."`
 }
 
 // A usageInfo is a key's usage on a day, as it is shown.

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/template"
+
+	"github.com/alecthomas/kong"
+)
+
+// The libraries that complete for kong keep processes and shells to themselves
+// (they exit, and edit people's start-up files); a script that lists words
+// does, and is made of the same model as the help.
+type completionCmd struct {
+	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
+}
+
+func (c *completionCmd) Run(p *program, app *kong.Kong) error {
+	return completion(p.stdout, c.Shell, app.Model)
+}
+
+// A completed is a command, with the words that may follow it.
+type completed struct {
+	Path  string          // " keys create"; "" for the program itself
+	Words []completedWord // commands, and values of arguments
+	Flags []completedWord
+	Enums []completedEnum
+}
+
+type completedWord struct{ Word, Help string }
+
+// A completedEnum is a flag with a few values.
+type completedEnum struct{ Flags, Values []string }
+
+// completion writes the script for a shell.
+func completion(w io.Writer, shell string, app *kong.Application) error {
+	var all []completed
+	var walk func(n *kong.Node, path string)
+	walk = func(n *kong.Node, path string) {
+		c := completed{Path: path}
+		for _, child := range n.Children {
+			if !child.Hidden {
+				c.Words = append(c.Words, completedWord{child.Name, child.Help})
+			}
+		}
+		for _, f := range n.Flags {
+			if f.Hidden {
+				continue
+			}
+			flags := []string{"--" + f.Name}
+			if f.Short != 0 {
+				flags = append(flags, "-"+string(f.Short))
+			}
+			c.Flags = append(c.Flags, completedWord{"--" + f.Name, f.Help})
+			if f.Enum != "" {
+				c.Enums = append(c.Enums, completedEnum{flags, strings.Split(f.Enum, ",")})
+			}
+		}
+		for _, arg := range n.Positional {
+			if arg.Enum != "" {
+				for _, v := range strings.Split(arg.Enum, ",") {
+					c.Words = append(c.Words, completedWord{v, arg.Help})
+				}
+			}
+		}
+		all = append(all, c)
+		for _, child := range n.Children {
+			if !child.Hidden {
+				walk(child, path+" "+child.Name)
+			}
+		}
+	}
+	walk(app.Node, "")
+	if err := completionScripts.ExecuteTemplate(w, shell, all); err != nil {
+		return fmt.Errorf("completion: %w", err)
+	}
+	return nil
+}
+
+var completionScripts = template.Must(template.New("").Funcs(template.FuncMap{
+	"join":  strings.Join,
+	"quote": func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" },
+	// fish quotes with a backslash within quotes.
+	"fishQuote": func(s string) string { return "'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(s) + "'" },
+	// A sentence is enough beside a word.
+	"brief": func(s string) string {
+		s, _, _ = strings.Cut(s, ". ")
+		return strings.TrimSuffix(s, ".")
+	},
+}).Parse(`
+{{- define "bash" -}}
+# Completion of helloapi for bash. To have it in every shell, put this in ~/.bashrc:
+#   source <(helloapi completion bash)
+_helloapi() {
+    local at='' words='' word=${COMP_WORDS[COMP_CWORD]} i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        case "$at ${COMP_WORDS[i]}" in
+        {{- range .}}{{if .Path}}
+        {{quote .Path}}) at={{quote .Path}} ;;{{end}}{{end}}
+        esac
+    done
+    case "$at ${COMP_WORDS[COMP_CWORD - 1]}" in
+    {{- range $c := .}}{{range .Enums}}{{$e := .}}{{range .Flags}}
+    {{quote (printf "%s %s" $c.Path .)}}) words={{quote (join $e.Values " ")}} ;;{{end}}{{end}}{{end}}
+    esac
+    if [ -z "$words" ]; then
+        case "$at" in
+        {{- range .}}
+        {{quote .Path}}) case "$word" in
+            -*) words='{{range $i, $w := .Flags}}{{if $i}} {{end}}{{$w.Word}}{{end}}' ;;
+            *) words='{{range $i, $w := .Words}}{{if $i}} {{end}}{{$w.Word}}{{end}}' ;;
+            esac ;;{{end}}
+        esac
+    fi
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+}
+complete -o default -F _helloapi helloapi
+{{end}}
+{{- define "zsh" -}}
+#compdef helloapi
+# Completion of helloapi for zsh. To have it in every shell, put this in ~/.zshrc, after compinit:
+#   source <(helloapi completion zsh)
+_helloapi() {
+    local at='' word
+    local -a found
+    for word in "${(@)words[2,CURRENT-1]}"; do
+        case "$at $word" in
+        {{- range .}}{{if .Path}}
+        ({{quote .Path}}) at={{quote .Path}} ;;{{end}}{{end}}
+        esac
+    done
+    case "$at ${words[CURRENT-1]}" in
+    {{- range $c := .}}{{range .Enums}}{{$e := .}}{{range .Flags}}
+    ({{quote (printf "%s %s" $c.Path .)}}) compadd -- {{join $e.Values " "}}; return ;;{{end}}{{end}}{{end}}
+    esac
+    case "$at" in
+    {{- range .}}
+    ({{quote .Path}}) case "$PREFIX" in
+        (-*) found=({{range .Flags}} {{quote (printf "%s:%s" .Word (brief .Help))}}{{end}} ) ;;
+        (*) found=({{range .Words}} {{quote (printf "%s:%s" .Word (brief .Help))}}{{end}} ) ;;
+        esac ;;{{end}}
+    esac
+    (( $#found )) && _describe helloapi found || _files
+}
+compdef _helloapi helloapi
+{{end}}
+{{- define "fish" -}}
+# Completion of helloapi for fish. To have it in every shell:
+#   helloapi completion fish > ~/.config/fish/completions/helloapi.fish
+function __helloapi_at
+    set -l at ''
+    for word in (commandline -opc)[2..-1]
+        switch "$at $word"
+            case{{range .}}{{if .Path}} {{fishQuote .Path}}{{end}}{{end}}
+                set at "$at $word"
+        end
+    end
+    test "$at" = "$argv[1]"
+end
+{{range $c := .}}{{range .Words -}}
+complete -c helloapi -n {{fishQuote (printf "__helloapi_at %s" (fishQuote $c.Path))}} -f -a {{.Word}} -d {{fishQuote (brief .Help)}}
+{{end}}{{range .Flags -}}
+complete -c helloapi -n {{fishQuote (printf "__helloapi_at %s" (fishQuote $c.Path))}} -l {{slice .Word 2}} -d {{fishQuote (brief .Help)}}
+{{end}}{{range .Enums}}{{$e := .}}{{range .Flags}}{{if eq (slice . 0 2) "--" -}}
+complete -c helloapi -n {{fishQuote (printf "__helloapi_at %s" (fishQuote $c.Path))}} -x -l {{slice . 2}} -a {{fishQuote (join $e.Values " ")}}
+{{end}}{{end}}{{end}}{{end}}
+{{- end}}`))

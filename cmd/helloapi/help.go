@@ -1,0 +1,63 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/alecthomas/kong"
+)
+
+// examples are shown in the help of each command, by its path. A test parses
+// them, so that they can't be wrong.
+var examples = map[string]string{
+	"serve": `
+helloapi serve
+DATABASE_URL=postgres://helloapi:password@db/helloapi REDIS_URL=redis://redis:6379/0 helloapi serve
+helloapi serve --plans-file plans.yaml --log-format json`,
+	"migrate up":     `helloapi migrate`,
+	"migrate status": `helloapi migrate status`,
+	"apply": `
+helloapi apply -f plans.yaml --dry-run
+helloapi apply -f serverless.yml --stage prod
+helloapi apply -f plans.yaml --prune --keys-file new-keys.csv`,
+	"import keys": `
+helloapi import keys keys.csv --usage-plan c7y23b=free --usage-plan x1a2b3=paid
+aws apigateway get-api-keys --include-values | helloapi import keys - --plan free`,
+	"import greetings": `
+helloapi import greetings export/data/*.json.gz --add
+helloapi import greetings counts.csv --replace --name-attribute who --count-attribute hellos`,
+	"keys create": `
+helloapi keys create brooks --plan free
+helloapi keys create brooks --plan paid --expires 30d --customer-id 4711
+helloapi keys create brooks --plan paid --value-file - < value.txt`,
+	"keys list":        `helloapi keys list`,
+	"keys show":        `helloapi keys show brooks`,
+	"keys rotate":      `helloapi keys rotate brooks --grace 24h`,
+	"keys enable":      `helloapi keys enable brooks`,
+	"keys disable":     `helloapi keys disable brooks`,
+	"keys delete":      `helloapi keys delete brooks`,
+	"plans list":       `helloapi plans list -o json`,
+	"usage show":       `helloapi usage show --key brooks --since 2030-01-01 --until 2030-01-31 --format csv`,
+	"usage grant":      `helloapi usage grant brooks 100`,
+	"greetings top":    `helloapi greetings top -n 20`,
+	"greetings delete": `helloapi greetings delete brooks`,
+	"invoke": `
+HELLOAPI_KEY=$(cat key.txt) helloapi invoke --name brooks
+helloapi invoke --name brooks --url https://api.example.com < key.txt`,
+	"completion": `
+source <(helloapi completion bash)
+helloapi completion fish > ~/.config/fish/completions/helloapi.fish`,
+	"healthcheck": `helloapi healthcheck`,
+	"version":     `helloapi version`,
+}
+
+// withExamples adds them to the help.
+func withExamples(app *kong.Kong) error {
+	return kong.Visit(app.Model, func(node kong.Visitable, next kong.Next) error {
+		if n, ok := node.(*kong.Node); ok {
+			if text := strings.TrimSpace(examples[strings.TrimSpace(strings.TrimPrefix(n.FullPath(), app.Model.Name))]); text != "" {
+				n.Detail = "Examples:\n\n  " + strings.ReplaceAll(text, "\n", "\n  ")
+			}
+		}
+		return next(nil)
+	})
+}
