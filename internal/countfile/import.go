@@ -145,7 +145,6 @@ type importer struct {
 
 	batch []hello.Count
 	line  int64 // of the first row in batch
-	read  int64 // rows
 }
 
 func (im *importer) run(ctx context.Context) error {
@@ -249,6 +248,13 @@ func (im *importer) match(ctx context.Context, candidates []Progress) (*Progress
 func (im *importer) write(ctx context.Context, rows *Reader, row Row, err error) error {
 	im.digest = newDigester()
 	for ; err == nil; row, err = rows.Next() {
+		if im.digest.n%1000 == 0 && ctx.Err() != nil {
+			if len(im.batch) == 0 {
+				im.line = row.Line
+			}
+			im.NextLine = im.line
+			return ctx.Err()
+		}
 		im.digest.add(row.Count)
 		im.tell(im.digest.n, rows)
 		if im.prev != nil && im.digest.n <= im.prev.Taken {

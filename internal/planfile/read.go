@@ -386,9 +386,12 @@ func (r *reader) keyMapping(k *Key, settings []entry, own bool) (ok bool) {
 	return ok
 }
 
+// parseTime reads a date or a time, to the millisecond that every database
+// keeps.
 func parseTime(s string) (time.Time, error) {
 	if t, err := time.Parse(time.DateOnly, s); err == nil {
 		return t, nil
 	}
-	return time.Parse(time.RFC3339, s)
+	t, err := time.Parse(time.RFC3339, s)
+	return t.Truncate(time.Millisecond), err
 }

@@ -310,6 +310,15 @@ custom:
 	}
 }
 
+// A time is kept to the millisecond, so that it is equal to what comes back.
+func TestReadTime(t *testing.T) {
+	t.Parallel()
+	f, err := read("f", "plans: {p: {keys: [{name: a, expires: 2030-12-31T12:00:00.123456789+02:00}]}}")
+	if err != nil || !f.Keys[0].Expires.Equal(time.Date(2030, 12, 31, 10, 0, 0, 123e6, time.UTC)) {
+		t.Error(describe(f, err))
+	}
+}
+
 // A stage that names itself can't be known.
 func TestReadStage(t *testing.T) {
 	t.Parallel()
