@@ -424,8 +424,10 @@ func TestInvoke(t *testing.T) {
 			t.Errorf("invoke %s: %v, want %q", test.url, err, test.want)
 		}
 	}
-	for range 2 {
-		_, _, err = helloapi(t, env, "invoke")
+	for range 2 { // which make five
+		if _, _, err := helloapi(t, env, "invoke"); err != nil {
+			t.Error(err)
+		}
 	}
 	if _, _, err := helloapi(t, env, "invoke"); err == nil || !strings.Contains(err.Error(), "answered 429 Too Many Requests: {\"message\":\"Limit Exceeded\"}\ntry again in ") {
 		t.Errorf("over the quota: %v", err)
