@@ -5,6 +5,7 @@ package countfile
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/csv"
 	"encoding/json"
@@ -214,7 +215,7 @@ func (r *Reader) item(line []byte) (name, count string, err error) {
 		}
 	}
 	if raw, ok = item[attribute]; !ok {
-		return "", "", fmt.Errorf("it has no attribute %q, only %s: --count-attribute says which is the count", or(r.opts.Count, "greeting_count"), attributes(item))
+		return "", "", fmt.Errorf("it has no attribute %q, only %s: --count-attribute says which is the count", cmp.Or(r.opts.Count, "greeting_count"), attributes(item))
 	}
 	if count, ok = scalar(raw, "N"); !ok {
 		return "", "", fmt.Errorf("attribute %q must be a number", attribute)
@@ -231,14 +232,7 @@ func attributes(item map[string]json.RawMessage) string {
 	if len(names) > 10 {
 		names = append(names[:10], "…")
 	}
-	return or(strings.Join(names, ", "), "none")
-}
-
-func or(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
+	return cmp.Or(strings.Join(names, ", "), "none")
 }
 
 // scalar returns a text or number, plain or in the form of DynamoDB, where an

@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -101,14 +102,14 @@ func (r *reader) header(line int, row []string) []string {
 	known, twice := 0, false
 	for _, c := range row {
 		c = strings.ToLower(strings.TrimSpace(c))
-		twice = twice || contains(names, c)
+		twice = twice || slices.Contains(names, c)
 		names = append(names, c)
-		if contains(strings.Split(strings.ToLower(columns)+",customerid", ","), c) {
+		if slices.Contains(strings.Split(strings.ToLower(columns)+",customerid", ","), c) {
 			known++
 		}
 	}
 	// What it says instead is not repeated: it may be a key's value.
-	if !contains(names, "name") || !contains(names, "key") || known < len(names) || twice {
+	if !slices.Contains(names, "name") || !slices.Contains(names, "key") || known < len(names) || twice {
 		r.add(line, "the first line must name the columns, separated by commas: %s; only name and key are needed", columns)
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -344,7 +345,7 @@ func (r *reader) keyMapping(k *Key, settings []entry, own bool) (ok bool) {
 	}
 	ok = r.unknown(settings, "a key", known...)
 	for _, e := range settings {
-		if !contains(known, e.key) {
+		if !slices.Contains(known, e.key) {
 			continue
 		}
 		what := "a key's " + e.key

@@ -165,6 +165,8 @@ func TestReadRefuses(t *testing.T) {
 		{"neither name nor value", "plans:\n  p:\n    keys:\n      - description: who\n", "f:4: a key needs a name, or else a value"},
 		{"name and value the short way", "plans:\n  p:\n    keys:\n      - bob: " + secret + "\n", `f:4: a key has no setting "bob", only name, value, description, customerId, enabled and expires`},
 		{"a value mistyped", "plans:\n  p:\n    keys:\n      - name: bob\n        valeu: " + secret + "\n", `f:5: a key has no setting "valeu"`},
+		{"a value as a setting", "plans:\n  p:\n    keys:\n      - " + secret + ": bob\n", `f:4: a key has no setting "secr…", only name`},
+		{"a value as a setting twice", "plans:\n  p:\n    keys:\n      - {" + secret + ": 1, " + secret + ": 2}\n", "f:4: \"secr…\" is given twice: line 4 has it already\nf:4: a key has no setting"},
 		{"a short value", "plans:\n  p:\n    keys:\n      - name: bob\n        value: secret-value\n", "f:5: a key's value can't be used: a value must have 20 to 128 characters; this has 12"},
 		{"a value with a space", "plans:\n  p:\n    keys:\n      - name: bob\n        value: secret-value 0123456789\n", "f:5: a key's value can't be used: a value must be of printable ASCII"},
 		{"a generated value cut off", "plans:\n  p:\n    keys:\n      - name: bob\n        value: hk_secret-value0123456789\n", "f:5: a key's value can't be used: a value that starts with hk_"},
@@ -405,6 +407,11 @@ func TestReadLarge(t *testing.T) {
 		fmt.Fprintf(&list, "x-%d: &l%d [*l%d, *l%d]\n", i, i, i-1, i-1)
 	}
 	bombs["merge keys"] = merges.String() + "plans:\n  p: {<<: *m24}\n"
+	var wide strings.Builder
+	for i := range 200_000 {
+		fmt.Fprintf(&wide, "k%d: 1, ", i)
+	}
+	bombs["a wide merge key"] = "plans:\n  p: {<<: {" + wide.String() + "}}\n"
 	bombs["variables"] = vars.String() + "plans:\n  p: {keys: ['${self:x-v.v24}']}\n"
 	bombs["aliases"] = list.String() + "plans:\n  p: {keys: *l24}\n"
 	bombs["a merge key of itself"] = "plans:\n  p: &p {<<: *p}\n"

@@ -1,6 +1,7 @@
 package planfile
 
 import (
+	"slices"
 	"strconv"
 
 	"go.yaml.in/yaml/v4"
@@ -230,10 +231,10 @@ func (r *reader) group(item *yaml.Node) ([]entry, bool) {
 		// A setting has a text. A group has a list, or is meant to be one where
 		// its name is no setting of a key and nothing stands behind it.
 		n := r.alias(e.value)
-		if n.Kind == yaml.SequenceNode || isNull(n) && !contains(keySettings, e.key) {
+		if n.Kind == yaml.SequenceNode || isNull(n) && !slices.Contains(keySettings, e.key) {
 			return entries, true
 		}
-		if !contains(keySettings, e.key) && n.Kind == yaml.ScalarNode {
+		if !slices.Contains(keySettings, e.key) && n.Kind == yaml.ScalarNode {
 			// A variable may stand for a list.
 			if v := r.resolve(n, "apiKeys"); v != nil && v.Kind == yaml.SequenceNode {
 				return entries, true
@@ -270,7 +271,7 @@ func (r *reader) groupedKeys(f *File, keys *yaml.Node) {
 		}
 		for i, e := range group {
 			if i > 0 {
-				if contains(keySettings, e.key) {
+				if slices.Contains(keySettings, e.key) {
 					r.add(e.line, "%s must be indented under %s: and a dash", e.key, group[0].key)
 				} else {
 					r.add(e.line, "group %q must be an item of its own: - %s:", e.key, e.key)

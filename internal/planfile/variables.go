@@ -8,10 +8,9 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Bounds of what variables stand for.
 const (
-	maxText  = 64 << 10 // characters of a text
-	maxDepth = 30       // of variables in what variables stand for
+	maxText  = 64 << 10 // bytes of a text with variables filled in
+	maxDepth = 30       // of variables, or merge keys, in what others stand for
 )
 
 // fill returns the scalar n with its variables, ${source:address, default},

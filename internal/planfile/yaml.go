@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -123,14 +125,18 @@ type entry struct {
 
 // entries returns the settings of a mapping, those that come by merge keys
 // (<<) among them. What a mapping says itself goes before what it merges.
-func (r *reader) entries(n *yaml.Node) []entry {
-	var own, merged []entry
-	seen := map[string]int{}
+func (r *reader) entries(n *yaml.Node) []entry { return r.entriesAt(n, 0) }
+
+func (r *reader) entriesAt(n *yaml.Node, depth int) []entry {
+	if depth > maxDepth {
+		panic(errTooMuch)
+	}
+	var all []entry
 	var merges []*yaml.Node
+	seen := map[string]int{} // to its line
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		r.step()
-		key, value := n.Content[i], n.Content[i+1]
-		key = r.alias(key)
+		key, value := r.alias(n.Content[i]), n.Content[i+1]
 		if key.Tag == "!!merge" {
 			merges = append(merges, value)
 			continue
@@ -140,58 +146,49 @@ func (r *reader) entries(n *yaml.Node) []entry {
 			continue
 		}
 		if line, ok := seen[key.Value]; ok {
-			r.add(key.Line, "%q is given twice: line %d has it already", key.Value, line)
+			r.add(key.Line, "%s is given twice: line %d has it already", settingName(key.Value), line)
 			continue
 		}
 		seen[key.Value] = key.Line
-		own = append(own, entry{key.Value, key.Line, value})
+		all = append(all, entry{key.Value, key.Line, value})
 	}
 	for _, m := range merges {
-		for _, e := range r.merge(m, 0) {
-			if _, ok := seen[e.key]; !ok {
-				seen[e.key] = e.line
-				merged = append(merged, e)
+		for _, from := range r.merged(m) {
+			for _, e := range r.entriesAt(from, depth+1) {
+				if _, ok := seen[e.key]; !ok {
+					seen[e.key] = e.line
+					all = append(all, e)
+				}
 			}
 		}
 	}
-	return append(own, merged...)
+	return all
 }
 
-// merge returns the settings that the value of a merge key brings.
-func (r *reader) merge(n *yaml.Node, depth int) []entry {
-	r.step()
-	if depth > 100 {
-		panic(errTooMuch)
-	}
+// merged returns the mappings that a merge key names, one or a list of them.
+func (r *reader) merged(n *yaml.Node) (mappings []*yaml.Node) {
 	n = r.alias(n)
-	switch n.Kind {
-	case yaml.SequenceNode:
-		var all []entry
-		for _, m := range n.Content {
-			m = r.alias(m)
-			if m.Kind != yaml.MappingNode {
-				r.add(m.Line, "what is merged with << must be a mapping")
-				continue
-			}
-			all = append(all, r.merge(m, depth+1)...)
-		}
-		return all
-	case yaml.MappingNode:
-		var all []entry
-		for i := 0; i+1 < len(n.Content); i += 2 {
-			r.step()
-			key, value := r.alias(n.Content[i]), n.Content[i+1]
-			switch {
-			case key.Tag == "!!merge":
-				all = append(all, r.merge(value, depth+1)...)
-			case key.Kind == yaml.ScalarNode:
-				all = append([]entry{{key.Value, key.Line, value}}, all...)
-			}
-		}
-		return all
+	from := []*yaml.Node{n}
+	if n.Kind == yaml.SequenceNode {
+		from = n.Content
 	}
-	r.add(n.Line, "what is merged with << must be a mapping")
-	return nil
+	for _, m := range from {
+		if m = r.alias(m); m.Kind != yaml.MappingNode {
+			r.add(m.Line, "what is merged with << must be a mapping")
+			continue
+		}
+		mappings = append(mappings, m)
+	}
+	return mappings
+}
+
+// settingName is the name of a setting as messages have it. One that is as long
+// as a key's value may be one, in the wrong place.
+func settingName(s string) string {
+	if len(s) >= 20 {
+		s = string([]rune(s)[:4]) + "…"
+	}
+	return strconv.Quote(s)
 }
 
 // alias follows an alias to what it stands for. An alias never stands for
@@ -280,21 +277,12 @@ func isFunction(n *yaml.Node) bool {
 func (r *reader) unknown(entries []entry, what string, known ...string) (ok bool) {
 	ok = true
 	for _, e := range entries {
-		if !contains(known, e.key) {
-			r.add(e.line, "%s has no setting %q, only %s", what, e.key, list(known))
+		if !slices.Contains(known, e.key) {
+			r.add(e.line, "%s has no setting %s, only %s", what, settingName(e.key), list(known))
 			ok = false
 		}
 	}
 	return ok
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // list says words as people do: "a, b and c".
