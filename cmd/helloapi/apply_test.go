@@ -245,6 +245,47 @@ func TestApplySamples(t *testing.T) {
 	})
 }
 
+// What an editor, or the next version of the framework, does to a file changes
+// nothing.
+func TestApplyRewritten(t *testing.T) {
+	t.Parallel()
+	older, err := os.ReadFile("../../internal/planfile/testdata/s1.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]string{
+		"CRLF and a BOM": "\xef\xbb\xbf" + strings.ReplaceAll(string(older), "\n", "\r\n"),
+		"the newer place, another order and indent": `
+provider:
+    apiGateway:
+        usagePlan:
+        - paid:
+            throttle: &t {rateLimit: 100, burstLimit: 200}
+            quota: {period: DAY, limit: 5000}
+        - free:
+            quota: {period: day, limit: '5', offset: 0}
+            throttle: {<<: *t, rateLimit: 5.0, burstLimit: 5}
+        apiKeys:
+        - paid: ["testkey2"]
+        - free: [{name: testkey1}]
+service: {name: lambda-webhook-callback}
+resources: !Ref Nothing
+`,
+	}
+	onBoth(t, func(t *testing.T, url string) {
+		must(t, url, "apply", "-f", "../../internal/planfile/testdata/s1.yml")
+		before := must(t, url, "keys", "list", "-o", "json")
+		for how, data := range files {
+			if out := must(t, url, "apply", "-f", write(t, "serverless.yml", data), "--prune"); !strings.HasPrefix(out, "Nothing to do") {
+				t.Errorf("%s:\n%s", how, out)
+			}
+		}
+		if diff := cmp.Diff(before, must(t, url, "keys", "list", "-o", "json")); diff != "" {
+			t.Errorf("keys changed\n%s", diff)
+		}
+	})
+}
+
 // deploy/plans.yaml has what a new installation has.
 func TestDefaultPlans(t *testing.T) {
 	t.Parallel()

@@ -79,6 +79,7 @@ func TestKeysAndPlans(t *testing.T) {
 		}{
 			{[]string{"keys", "create", "bob", "--plan", "free"}, `there is a key "bob" already`},
 			{[]string{"keys", "create", "joe", "--plan", "gold"}, `there is no plan "gold": ` + "`helloapi plans list`"},
+			{[]string{"plans", "show", "gold"}, `there is no plan "gold": ` + "`helloapi plans list`"},
 			{[]string{"keys", "create", "joe"}, "--plan"},
 			{[]string{"keys", "create", " joe", "--plan", "free"}, "without spaces around it"},
 			{[]string{"keys", "create", "", "--plan", "free"}, "needs a name"},
@@ -97,6 +98,12 @@ func TestKeysAndPlans(t *testing.T) {
 		}
 		if got := must(t, url, "plans", "list", "-o", "json"); !strings.Contains(got, `"rateLimit": 5`) {
 			t.Errorf("plans list -o json:\n%s", got)
+		}
+		if got := must(t, url, "plans", "show", "free"); got != "name       free\nquota      5 a day\nthrottle   5/s, burst 5\nkeys       1" {
+			t.Errorf("plans show:\n%s", got)
+		}
+		if got := must(t, url, "plans", "show", "paid", "-o", "json"); !strings.Contains(got, `"limit": 5000`) || !strings.Contains(got, `"keys": 1`) {
+			t.Errorf("plans show -o json:\n%s", got)
 		}
 	})
 }
@@ -335,6 +342,12 @@ func TestMigrate(t *testing.T) {
 			}
 			if out := must(t, url, "migrate", "up"); out != "nothing to do: the schema is up to date" {
 				t.Errorf("migrate again: %s", out)
+			}
+			if out := must(t, url, "migrate", "-o", "json"); !strings.Contains(out, `"applied": []`) {
+				t.Errorf("migrate -o json: %s", out)
+			}
+			if out := must(t, url, "migrate", "status", "-o", "json"); !strings.Contains(out, `"needed": `) {
+				t.Errorf("migrate status -o json: %s", out)
 			}
 			must(t, url, "migrate", "status")
 		})

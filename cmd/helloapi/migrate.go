@@ -7,16 +7,22 @@ import (
 )
 
 type migrateCmd struct {
-	Up     migrateUpCmd     `cmd:"" default:"1" help:"Apply the migrations that are missing."`
+	Up     migrateUpCmd     `cmd:"" default:"withargs" help:"Apply the migrations that are missing."`
 	Status migrateStatusCmd `cmd:"" help:"Print the version of the database's schema."`
 }
 
-type migrateUpCmd struct{ database }
+type migrateUpCmd struct {
+	database
+	output
+}
 
 func (c *migrateUpCmd) Run(p *program) error {
 	applied, err := backend.Migrate(p.ctx, c.URL)
 	if err != nil {
 		return err
+	}
+	if c.Output == "json" {
+		return printJSON(p.stdout, map[string][]string{"applied": append([]string{}, applied...)}) // [], not null
 	}
 	for _, name := range applied {
 		fmt.Fprintln(p.stdout, "applied", name)

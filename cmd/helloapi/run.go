@@ -20,7 +20,7 @@ type commands struct {
 	Apply       applyCmd       `cmd:"" help:"Make plans and keys as a plans file or a serverless.yml says."`
 	Import      importCmd      `cmd:"" help:"Take keys and counts along from another system."`
 	Keys        keysCmd        `cmd:"" help:"Create, list, show, rotate, enable, disable and delete API keys."`
-	Plans       plansCmd       `cmd:"" help:"List usage plans."`
+	Plans       plansCmd       `cmd:"" help:"List and show usage plans."`
 	Usage       usageCmd       `cmd:"" help:"Show what keys used, and grant more."`
 	Greetings   greetingsCmd   `cmd:"" help:"List the names that were greeted most, and delete one."`
 	Invoke      invokeCmd      `cmd:"" help:"Call GET /hello. The key comes from $$HELLOAPI_KEY or standard input."`
