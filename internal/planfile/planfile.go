@@ -121,15 +121,13 @@ type mistakes struct {
 }
 
 func (m *mistakes) add(line int, format string, args ...any) {
-	x := Mistake{line, fmt.Sprintf(format, args...)}
-	if slices.Contains(m.list, x) { // seen by two ways
-		return
-	}
 	if len(m.list) == maxMistakes {
 		m.more = true
 		return
 	}
-	m.list = append(m.list, x)
+	if x := (Mistake{line, fmt.Sprintf(format, args...)}); !slices.Contains(m.list, x) { // seen by two ways
+		m.list = append(m.list, x)
+	}
 }
 
 func (m *mistakes) err(file string) error {
