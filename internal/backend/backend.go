@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/certs"
 	"helloapi/internal/countfile"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/hello"
@@ -39,6 +40,9 @@ type Database interface {
 	planfile.Store
 	countfile.Store
 	meter.Usage
+
+	// Certs returns the store of certificates.
+	Certs() certs.Store
 
 	// Ping returns nil if the database answers.
 	Ping(ctx context.Context) error

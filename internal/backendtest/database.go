@@ -46,6 +46,11 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"ApplyMany":         testApplyMany,
 		"Import":            testImport,
 		"ImportTogether":    testImportTogether,
+		"CertLease":         testCertLease,
+		"CertOutcomes":      testCertOutcomes,
+		"CertSecrets":       testCertSecrets,
+		"CertReseal":        testCertReseal,
+		"CertsAway":         testCertsAway,
 		"NotMigrated":       testNotMigrated,
 		"Close":             testClose,
 	} {

@@ -252,6 +252,9 @@ func (db *DB) versions(ctx context.Context) (current, latest int64, err error) {
 	return current, latest, nil
 }
 
+// Path returns the path of the file.
+func (db *DB) Path() string { return db.path }
+
 // Ping returns nil if the database answers.
 func (db *DB) Ping(ctx context.Context) error {
 	if _, err := db.read.ExecContext(ctx, "SELECT 1"); err != nil {
