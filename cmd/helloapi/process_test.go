@@ -48,7 +48,7 @@ type process struct {
 func start(t testing.TB, dir string, env ...string) *process {
 	t.Helper()
 	p := launch(t, dir, env...)
-	serving := regexp.MustCompile(`msg=serving addr=(\S+) admin_addr=(\S+)`)
+	serving := regexp.MustCompile(`msg=serving addr=(\S+) (?:\S+ )*admin_addr=(\S+)`)
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		if m := serving.FindStringSubmatch(p.stderr.String()); m != nil {

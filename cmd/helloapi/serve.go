@@ -19,6 +19,7 @@ import (
 	"helloapi/internal/api"
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
+	"helloapi/internal/certs"
 	"helloapi/internal/plan"
 	"helloapi/internal/planfile"
 	"helloapi/internal/server"
@@ -26,7 +27,7 @@ import (
 )
 
 type serveCmd struct {
-	Addr      string `setting:"" default:":8080" placeholder:"HOST:PORT" help:"Where to serve the API."`
+	Addr      string `setting:"" placeholder:"HOST:PORT" help:"Where to serve the API without TLS. Default: :8080, or nowhere if TLS is on."`
 	AdminAddr string `setting:"" default:"127.0.0.1:8081" placeholder:"HOST:PORT" help:"Where to serve probes and metrics. Not for the public."`
 	database
 	RedisURL     string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0, redis+cluster://host1,host2 or redis+sentinel://host1,host2/mymaster; rediss in place of redis for TLS. Without it each counts for itself."`
@@ -41,6 +42,8 @@ type serveCmd struct {
 	DrainTimeout       time.Duration `setting:"" default:"20s" placeholder:"TIME" help:"How long to wait then for requests in flight."`
 	CORSAllowedOrigins []string      `name:"cors-allowed-origins" setting:"" default:"*" placeholder:"ORIGIN" help:"Whose pages may call: https://app.example.com, or * for any."`
 
+	tlsSettings
+
 	LogLevel  string `setting:"" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"What to log: debug, info, warn or error. Requests are info, those that failed error."`
 	LogFormat string `setting:"" enum:"text,json" default:"text" placeholder:"FORMAT" help:"How to log: text or json."`
 	Pprof     bool   `setting:"" help:"Serve profiles at ADMIN_ADDR under /debug/pprof/."`
@@ -50,8 +53,8 @@ type serveCmd struct {
 // been read.
 func (c *serveCmd) Validate() error {
 	var errs []error
-	for _, s := range []struct{ name, addr string }{{"ADDR", c.Addr}, {"ADMIN_ADDR", c.AdminAddr}} {
-		if _, _, err := net.SplitHostPort(s.addr); err != nil {
+	for _, s := range []struct{ name, addr string }{{"ADDR", c.addr()}, {"ADMIN_ADDR", c.AdminAddr}} {
+		if _, _, err := net.SplitHostPort(s.addr); err != nil && s.addr != "" {
 			errs = append(errs, fmt.Errorf("%s: %q must be like :8080 or 127.0.0.1:8080", s.name, s.addr))
 		}
 	}
@@ -78,7 +81,15 @@ func (c *serveCmd) Validate() error {
 	if c.DrainTimeout <= 0 {
 		errs = append(errs, errors.New("DRAIN_TIMEOUT: must be more than 0s"))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.validate()...)...)
+}
+
+// addr is where the API is served without TLS; "" for nowhere.
+func (c *serveCmd) addr() string {
+	if c.Addr == "" && !c.on() {
+		return ":8080"
+	}
+	return c.Addr
 }
 
 func (c *serveCmd) Run(p *program) (err error) {
@@ -90,10 +101,11 @@ func (c *serveCmd) Run(p *program) (err error) {
 		}
 	}
 
-	srv, err := server.Listen(server.Config{
-		Addr: c.Addr, AdminAddr: c.AdminAddr,
-		DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout, Log: log,
-	})
+	listen := server.Config{Addr: c.addr(), AdminAddr: c.AdminAddr, DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout, Log: log}
+	if c.on() {
+		listen.TLSAddr, listen.HTTPAddr = c.TLSAddr, c.httpAddr()
+	}
+	srv, err := server.Listen(listen)
 	if err != nil {
 		return err
 	}
@@ -105,16 +117,25 @@ func (c *serveCmd) Run(p *program) (err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 
+	metrics := prometheus.NewRegistry()
+	certificates, err := c.open(p.ctx, stores, log)
+	if err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	var names []string
+	if certificates != nil {
+		metrics.MustRegister(certificates)
+		names = certificates.Names()
+	}
 	if plans != nil {
 		err = applying{}.apply(p, stores, plans, false, output{})
 	} else {
-		err = firstStart(p, stores, srv.Addr())
+		err = firstStart(p, stores, publicURL(srv, names))
 	}
 	if err != nil {
 		return errors.Join(err, srv.Close())
 	}
 
-	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(stores, stores.KeyCache, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	public := api.New(api.Config{
 		Greetings:          stores,
@@ -127,11 +148,22 @@ func (c *serveCmd) Run(p *program) (err error) {
 		MaxInFlight:        c.MaxInFlight,
 		RequestTimeout:     c.RequestTimeout,
 	})
-	internal := admin.New(admin.Config{
-		Ready: stores.Ready, Draining: srv.Draining, Metrics: metrics, Pprof: c.Pprof,
-	})
-	log.Info("serving", "addr", srv.Addr().String(), "admin_addr", srv.AdminAddr().String(), "version", version())
-	if err := srv.Serve(p.ctx, public, internal); err != nil {
+	handlers := server.Handlers{API: public}
+	operator := admin.Config{
+		Ready: stores.Ready, Draining: srv.Draining, Metrics: metrics, Pprof: c.Pprof, Version: version(), About: stores.About,
+	}
+	if certificates != nil {
+		handlers.TLS, handlers.HTTP, handlers.TLSConfig = public, certificates.HTTPHandler(), certificates.TLSConfig(c.minVersion())
+		if c.HSTS != off {
+			handlers.TLS = certs.WithHSTS(c.HSTS, public)
+		}
+		operator.Certificates = certificates.Statuses
+		certificates.Start(p.ctx)
+		defer func() { err = errors.Join(err, certificates.Close()) }()
+	}
+	handlers.Admin = admin.New(operator)
+	log.Info("serving", append(listeners(srv), "version", version())...)
+	if err := srv.Serve(p.ctx, handlers); err != nil {
 		return err
 	}
 	log.Info("stopped")
@@ -159,7 +191,7 @@ func firstKeys() []apikey.Key {
 
 // firstStart makes the first keys of a new SQLite database and shows them, with
 // a line to paste.
-func firstStart(p *program, stores *backend.Backend, addr *net.TCPAddr) error {
+func firstStart(p *program, stores *backend.Backend, url string) error {
 	keys := firstKeys()
 	values := []apikey.Value{apikey.Generate(), apikey.Generate()}
 	first, err := stores.FirstKeys(p.ctx, keys, values)
@@ -178,7 +210,7 @@ func firstStart(p *program, stores *backend.Backend, addr *net.TCPAddr) error {
 		fmt.Fprintf(t, "  %s\t%s\t%s: %s, %s\n", k.Name, values[i].Reveal(), pl.Name, pl.Quota, pl.Throttle)
 	}
 	t.Flush()
-	fmt.Fprintf(&b, "\nTry it:\n\n  curl -H 'x-api-key: %s' 'http://%s/hello?name=brooks'\n\n", values[0].Reveal(), localAddr(addr))
+	fmt.Fprintf(&b, "\nTry it:\n\n  curl -H 'x-api-key: %s' '%s/hello?name=brooks'\n\n", values[0].Reveal(), url)
 	_, err = fmt.Fprint(p.stdout, b.String())
 	return err
 }
@@ -190,6 +222,36 @@ func plansByName(ctx context.Context, plans plan.Plans) (map[string]plan.Plan, e
 		byName[p.Name] = p
 	}
 	return byName, err
+}
+
+// listeners are the addresses that are served, for the log.
+func listeners(srv *server.Server) (attrs []any) {
+	for _, l := range []struct {
+		name string
+		addr *net.TCPAddr
+	}{{"addr", srv.Addr()}, {"tls_addr", srv.TLSAddr()}, {"http_addr", srv.HTTPAddr()}, {"admin_addr", srv.AdminAddr()}} {
+		if l.addr != nil {
+			attrs = append(attrs, l.name, l.addr.String())
+		}
+	}
+	return attrs
+}
+
+// publicURL is where a person can try the API: on this machine if it is served
+// there without TLS, else at the first of the names that there is a certificate
+// for.
+func publicURL(srv *server.Server, names []string) string {
+	if addr := srv.Addr(); addr != nil {
+		return "http://" + localAddr(addr)
+	}
+	host := "localhost"
+	if len(names) > 0 {
+		host = strings.Replace(names[0], "*", "www", 1)
+	}
+	if port := srv.TLSAddr().Port; port != 443 {
+		host = net.JoinHostPort(host, strconv.Itoa(port))
+	}
+	return "https://" + host
 }
 
 // localAddr is how a program on this machine reaches a listener.

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"helloapi/internal/certs"
 	"helloapi/internal/web"
 )
 
@@ -28,11 +29,17 @@ type Config struct {
 	Draining func() bool                 // whether the process is about to stop
 	Metrics  prometheus.Gatherer
 	Pprof    bool
+
+	// What the operator's page tells.
+	Version      string
+	About        func() [][2]string    // names and values
+	Certificates func() []certs.Status // nil without TLS
 }
 
 // New returns the handler.
 func New(c Config) http.Handler {
 	r := chi.NewRouter()
+	r.Method(http.MethodGet, "/", web.Handler(c.page))
 	r.Method(http.MethodGet, "/livez", web.Handler(live))
 	r.Method(http.MethodGet, "/readyz", c.ready())
 	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
@@ -58,15 +65,20 @@ func live(w http.ResponseWriter, _ *http.Request) error {
 // the answer, since only operators read it; errors of stores hold no secret.
 func (c Config) ready() web.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
-		defer cancel()
-		err := errDraining
-		if !c.Draining() {
-			err = c.Ready(ctx)
-		}
-		if err != nil {
+		if err := c.unready(r.Context()); err != nil {
 			return &web.Error{Status: http.StatusServiceUnavailable, Message: err.Error(), RetryAfter: time.Second}
 		}
 		return web.JSON(w, http.StatusOK, web.Message{Message: "OK"})
 	}
+}
+
+// unready returns why no requests should be sent here, or nil. Certificates are
+// no reason: the CA has to get in before there is one.
+func (c Config) unready(ctx context.Context) error {
+	if c.Draining() {
+		return errDraining
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	return c.Ready(ctx)
 }

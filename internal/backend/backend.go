@@ -201,6 +201,30 @@ func (b *Backend) FirstKeys(ctx context.Context, keys []apikey.Key, values []api
 	return false, nil
 }
 
+// File returns the path of the SQLite file, if that is what is served from: by
+// this process alone.
+func (b *Backend) File() (path string, ok bool) {
+	if db, ok := b.Database.(*sqlite.DB); ok {
+		return db.Path(), true
+	}
+	return "", false
+}
+
+// About tells a person what the stores are, and how they are.
+func (b *Backend) About() [][2]string {
+	database, limits := "PostgreSQL", "counted by this process alone"
+	if path, ok := b.File(); ok {
+		database = "SQLite, " + path
+	}
+	if b.fallback != nil {
+		limits = "counted in Redis, for all replicas"
+		if b.fallback.Away() {
+			limits = "Redis does not answer: not counted together until it does"
+		}
+	}
+	return [][2]string{{"Database", database}, {"Limits", limits}}
+}
+
 // Ready returns nil if requests can be served: the database answers, and Redis
 // does, or requests are served without it and it answers no other replica either.
 func (b *Backend) Ready(ctx context.Context) error {

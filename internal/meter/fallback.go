@@ -185,6 +185,9 @@ func (f *Fallback) reached() error {
 	return f.peers.Reached(ctx, f.ledger.writer)
 }
 
+// Away reports whether the shared limiter is away.
+func (f *Fallback) Away() bool { return f.away.Load() }
+
 // ask does f with the shared limiter if it is there, and reports whether to go
 // on without.
 func (f *Fallback) ask(ctx context.Context, do func(context.Context) error) (without bool, err error) {

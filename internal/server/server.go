@@ -2,12 +2,17 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -15,65 +20,132 @@ import (
 // Limits of a connection. They protect from clients that are slow or send too
 // much; how long a request may take is the API's own matter.
 const (
-	readHeaderTimeout = 10 * time.Second
+	readHeaderTimeout = 10 * time.Second // for the TLS handshake too
 	readTimeout       = 30 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
 )
 
-// Config says where to listen and how to stop.
+// Config says where to listen and how to stop. An address that is "" is not
+// listened at.
 type Config struct {
-	Addr         string        // of the public listener
+	Addr         string        // of the API without TLS
+	TLSAddr      string        // of the API with TLS
+	HTTPAddr     string        // of port 80 beside TLS
 	AdminAddr    string        // of the internal listener
 	DrainDelay   time.Duration // between being told to stop and refusing connections
 	DrainTimeout time.Duration // for the requests then in flight
 	Log          *slog.Logger
 }
 
-// A Server holds the two listeners.
+// Handlers answer the requests of the listeners, each those of one.
+type Handlers struct {
+	API   http.Handler // at Addr
+	TLS   http.Handler // at TLSAddr
+	HTTP  http.Handler // at HTTPAddr
+	Admin http.Handler // at AdminAddr
+
+	TLSConfig *tls.Config
+}
+
+// A Server holds the listeners.
 type Server struct {
-	cfg           Config
-	public, admin net.Listener
-	draining      atomic.Bool
+	cfg                     Config
+	api, tls, port80, admin net.Listener // nil if not listened at
+	draining                atomic.Bool
 }
 
 // Listen opens the listeners, so that a port that is taken is known before
 // anything else is done. Connections wait until Serve is called.
 func Listen(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg}
-	var err error
-	if s.public, err = net.Listen("tcp", cfg.Addr); err != nil {
-		return nil, fmt.Errorf("listen for requests: %w (choose another address with ADDR)", err)
-	}
-	if s.admin, err = net.Listen("tcp", cfg.AdminAddr); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen for probes and metrics: %w (choose another address with ADMIN_ADDR)", err), s.public.Close())
+	for _, l := range []struct {
+		to                  *net.Listener
+		what, addr, setting string
+	}{
+		{&s.api, "requests", cfg.Addr, "ADDR"},
+		{&s.tls, "requests with TLS", cfg.TLSAddr, "TLS_ADDR"},
+		{&s.port80, "challenges, and requests without TLS", cfg.HTTPAddr, "HTTP_ADDR"},
+		{&s.admin, "probes and metrics", cfg.AdminAddr, "ADMIN_ADDR"},
+	} {
+		if l.addr == "" {
+			continue
+		}
+		var err error
+		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
+			hint := "choose another address with " + l.setting
+			if errors.Is(err, fs.ErrPermission) {
+				hint += ", or let the program use ports below 1024: CAP_NET_BIND_SERVICE"
+			}
+			return nil, errors.Join(fmt.Errorf("listen for %s: %w (%s)", l.what, err, hint), s.Close())
+		}
 	}
 	return s, nil
 }
 
-// Addr is the public listener's address, with the port that was chosen for 0.
-func (s *Server) Addr() *net.TCPAddr { return s.public.Addr().(*net.TCPAddr) }
+// Addr is the address of the API without TLS, with the port that was chosen for
+// 0; nil if it is not listened at, as for those that follow.
+func (s *Server) Addr() *net.TCPAddr { return addr(s.api) }
+
+// TLSAddr is the address of the API with TLS.
+func (s *Server) TLSAddr() *net.TCPAddr { return addr(s.tls) }
+
+// HTTPAddr is the address of port 80 beside TLS.
+func (s *Server) HTTPAddr() *net.TCPAddr { return addr(s.port80) }
 
 // AdminAddr is the internal listener's address.
-func (s *Server) AdminAddr() *net.TCPAddr { return s.admin.Addr().(*net.TCPAddr) }
+func (s *Server) AdminAddr() *net.TCPAddr { return addr(s.admin) }
+
+func addr(l net.Listener) *net.TCPAddr {
+	if l == nil {
+		return nil
+	}
+	return l.Addr().(*net.TCPAddr)
+}
 
 // Draining reports whether the server has been told to stop.
 func (s *Server) Draining() bool { return s.draining.Load() }
 
 // Close closes the listeners of a Server that is not served.
-func (s *Server) Close() error { return errors.Join(s.public.Close(), s.admin.Close()) }
+func (s *Server) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{s.api, s.tls, s.port80, s.admin} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
 
-// Serve answers requests with public and those of the internal listener with
-// admin until ctx ends. Then it says that it is not ready and goes on for
-// DrainDelay, so that the load balancer can take it out; then it refuses
-// connections and waits for the requests in flight for DrainTimeout at most.
-// It returns nil if each of them got its answer.
-func (s *Server) Serve(ctx context.Context, public, admin http.Handler) error {
-	pub := s.newServer(s.closeWhenDraining(public))
-	adm := s.newServer(admin)
-	failed := make(chan error, 2)
-	go func() { failed <- pub.Serve(s.public) }()
-	go func() { failed <- adm.Serve(s.admin) }()
+// Serve answers requests with h until ctx ends. Then it says that it is not
+// ready and goes on for DrainDelay, so that the load balancer can take it out;
+// then it refuses connections and waits for the requests in flight for
+// DrainTimeout at most. It returns nil if each of them got its answer.
+func (s *Server) Serve(ctx context.Context, h Handlers) error {
+	failed := make(chan error, 4)
+	serve := func(l net.Listener, h http.Handler, config *tls.Config) *http.Server {
+		srv := s.newServer(h)
+		srv.TLSConfig = config
+		go func() {
+			if config != nil {
+				failed <- srv.ServeTLS(l, "", "")
+			} else {
+				failed <- srv.Serve(l)
+			}
+		}()
+		return srv
+	}
+	var public []*http.Server
+	if s.api != nil {
+		public = append(public, serve(s.api, s.closeWhenDraining(h.API), nil))
+	}
+	if s.tls != nil {
+		public = append(public, serve(s.tls, s.closeWhenDraining(h.TLS), h.TLSConfig))
+	}
+	if s.port80 != nil {
+		public = append(public, serve(s.port80, s.closeWhenDraining(h.HTTP), nil))
+	}
+	admin := serve(s.admin, h.Admin, nil)
 
 	var err error
 	select {
@@ -89,14 +161,26 @@ func (s *Server) Serve(ctx context.Context, public, admin http.Handler) error {
 	if err != nil {
 		err = fmt.Errorf("serve: %w", err)
 	}
+	// The internal one last, so that probes are answered until then.
+	return errors.Join(err, s.shutdown(ctx, public), admin.Close())
+}
 
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
+// shutdown closes the listeners of all servers at a time, and waits for the
+// requests in flight.
+func (s *Server) shutdown(ctx context.Context, servers []*http.Server) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
-	if e := pub.Shutdown(stop); e != nil {
-		err = errors.Join(err, fmt.Errorf("stop: requests still in flight after %v were cut off: %w", s.cfg.DrainTimeout, e), pub.Close())
+	errs := make([]error, len(servers))
+	var wg sync.WaitGroup
+	for i, srv := range servers {
+		wg.Go(func() {
+			if err := srv.Shutdown(ctx); err != nil {
+				errs[i] = errors.Join(fmt.Errorf("stop: requests still in flight after %v were cut off: %w", s.cfg.DrainTimeout, err), srv.Close())
+			}
+		})
 	}
-	// Last, so that probes are answered until then.
-	return errors.Join(err, adm.Close())
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func (s *Server) newServer(h http.Handler) *http.Server {
@@ -107,13 +191,14 @@ func (s *Server) newServer(h http.Handler) *http.Server {
 		IdleTimeout:                  idleTimeout,
 		MaxHeaderBytes:               maxHeaderBytes,
 		DisableGeneralOptionsHandler: true, // OPTIONS * gets an answer like any other
-		ErrorLog:                     slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
+		ErrorLog:                     log.New(errorLog{s.cfg.Log}, "", 0),
 	}
 }
 
 // closeWhenDraining has clients open a new connection, to another replica,
-// for their next request. Idle connections are not closed meanwhile: a request
-// may be on its way on one.
+// for their next request. Of a HTTP/2 connection net/http makes a GOAWAY of
+// this, and serves the requests that it crosses. Idle connections are not
+// closed meanwhile: a request may be on its way on one.
 func (s *Server) closeWhenDraining(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.draining.Load() {
@@ -121,4 +206,17 @@ func (s *Server) closeWhenDraining(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// An errorLog takes net/http's own words. That a handshake failed says nothing
+// about this server: on a public port most are by programs that look for holes.
+type errorLog struct{ log *slog.Logger }
+
+func (l errorLog) Write(p []byte) (int, error) {
+	level := slog.LevelWarn
+	if bytes.HasPrefix(p, []byte("http: TLS handshake error")) {
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, string(bytes.TrimSpace(p)))
+	return len(p), nil
 }
