@@ -78,9 +78,6 @@ func (c *tlsSettings) validate() []error {
 		if _, _, err := net.SplitHostPort(s.addr); err != nil && s.addr != "" {
 			wrong("%s: %q must be like %s", s.name, s.addr, s.normal)
 		}
-		if !c.on() && s.addr != s.normal && s.addr != "" {
-			wrong("%s: TLS is off; to turn it on set TLS_DOMAINS, or TLS_CERT_FILE and TLS_KEY_FILE", s.name)
-		}
 	}
 	if c.HSTS != off && !strings.HasPrefix(strings.ToLower(c.HSTS), "max-age=") {
 		wrong("HSTS: %q must be like max-age=31536000, or off", c.HSTS)

@@ -40,8 +40,6 @@ func TestTLSSettings(t *testing.T) {
 		"email, off":          {map[string]string{"ACME_EMAIL": "a@b.c"}, "ACME_EMAIL: no certificate is obtained without TLS_DOMAINS"},
 		"directory, off":      {map[string]string{"ACME_DIRECTORY_URL": "https://ca.test/dir"}, "ACME_DIRECTORY_URL: no certificate"},
 		"CA file, with files": {map[string]string{"TLS_CERT_FILE": "c", "TLS_KEY_FILE": "k", "ACME_CA_FILE": "x"}, "ACME_CA_FILE: no certificate"},
-		"TLS_ADDR, off":       {map[string]string{"TLS_ADDR": ":8443"}, "TLS_ADDR: TLS is off"},
-		"HTTP_ADDR, off":      {map[string]string{"HTTP_ADDR": ":8081"}, "HTTP_ADDR: TLS is off"},
 		"bad TLS_ADDR":        {map[string]string{"TLS_DOMAINS": "a.test", "TLS_ADDR": "8443"}, `TLS_ADDR: "8443" must be like :443`},
 		"plain directory":     {map[string]string{"TLS_DOMAINS": "a.test", "ACME_DIRECTORY_URL": "http://ca.test/dir"}, "ACME_DIRECTORY_URL: must be like https://"},
 		"bad email":           {map[string]string{"TLS_DOMAINS": "a.test", "ACME_EMAIL": "mailto:a@b.c"}, "ACME_EMAIL"},
