@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -368,6 +369,11 @@ func TestHealthcheck(t *testing.T) {
 	env := map[string]string{"ADMIN_ADDR": p.admin}
 	if out, _, err := helloapi(t, env, "healthcheck"); err != nil || out != "ready\n" {
 		t.Errorf("healthcheck: %q, %v", out, err)
+	}
+	// An address that names no host, as in a container, is this machine's too.
+	_, port, _ := net.SplitHostPort(p.admin)
+	if out, _, err := helloapi(t, map[string]string{"ADMIN_ADDR": ":" + port}, "healthcheck"); err != nil || out != "ready\n" {
+		t.Errorf("healthcheck of :PORT: %q, %v", out, err)
 	}
 	if err := p.stop(t); err != nil {
 		t.Error(err)

@@ -257,7 +257,7 @@ func publicURL(srv *server.Server, names []string) string {
 // localAddr is how a program on this machine reaches a listener.
 func localAddr(a *net.TCPAddr) string {
 	host := a.IP.String()
-	if a.IP.IsUnspecified() {
+	if len(a.IP) == 0 || a.IP.IsUnspecified() {
 		host = "localhost"
 	}
 	return net.JoinHostPort(host, strconv.Itoa(a.Port))
