@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"helloapi/internal/backend"
@@ -14,6 +15,7 @@ type migrateCmd struct {
 type migrateUpCmd struct {
 	database
 	output
+	ServeRole string `setting:"" placeholder:"ROLE" help:"Give this role of PostgreSQL the rights that helloapi serve needs, and no others."`
 }
 
 func (c *migrateUpCmd) Run(p *program) error {
@@ -21,8 +23,11 @@ func (c *migrateUpCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
+	if c.ServeRole != "" {
+		err = backend.Grant(p.ctx, c.URL, c.ServeRole) // what was applied is said all the same
+	}
 	if c.Output == "json" {
-		return printJSON(p.stdout, map[string][]string{"applied": append([]string{}, applied...)}) // [], not null
+		return errors.Join(printJSON(p.stdout, map[string][]string{"applied": append([]string{}, applied...)}), err) // [], not null
 	}
 	for _, name := range applied {
 		fmt.Fprintln(p.stdout, "applied", name)
@@ -30,7 +35,10 @@ func (c *migrateUpCmd) Run(p *program) error {
 	if len(applied) == 0 {
 		fmt.Fprintln(p.stdout, "nothing to do: the schema is up to date")
 	}
-	return nil
+	if err == nil && c.ServeRole != "" {
+		fmt.Fprintln(p.stdout, "the role", c.ServeRole, "may serve")
+	}
+	return err
 }
 
 type migrateStatusCmd struct {

@@ -162,6 +162,18 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	return postgres.Migrate(ctx, url)
 }
 
+// Grant gives a role of PostgreSQL the rights that a serving process needs.
+func Grant(ctx context.Context, url, role string) error {
+	_, isSQLite, err := parse(url)
+	if err != nil {
+		return err
+	}
+	if isSQLite {
+		return errors.New("SERVE_ROLE is set but DATABASE_URL is a SQLite file, which has no roles: unset one of them")
+	}
+	return postgres.Grant(ctx, url, role)
+}
+
 // SchemaVersions returns the version of a database's schema, and the version
 // that this program needs.
 func SchemaVersions(ctx context.Context, url string) (current, latest int64, err error) {

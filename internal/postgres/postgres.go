@@ -53,6 +53,7 @@ const (
 	noPrivilege         = "42501"
 	undefinedTable      = "42P01"
 	lockNotAvailable    = "55P03"
+	undefinedObject     = "42704"
 )
 
 // DB is a pool of connections to a database. It is safe for concurrent use.

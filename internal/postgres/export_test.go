@@ -1,0 +1,4 @@
+package postgres
+
+// Rights is for the test that no table is forgotten.
+var Rights = rights
