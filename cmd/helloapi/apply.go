@@ -229,8 +229,10 @@ func printKeys(p *program, keys []newKey, conceal bool, keysFile string) error {
 		return err
 	case conceal:
 		fmt.Fprint(p.stdout, "\nThe values of the new keys are not shown. This gives a key another one, and shows it:\n\n")
+		// How helloapi is called where it is deployed, for people to paste.
+		command := or(p.getenv("HELLOAPI_COMMAND"), "helloapi")
 		for _, k := range keys {
-			if _, err := fmt.Fprintf(p.stdout, "  helloapi keys rotate %s\n", shellWord(k.Name)); err != nil {
+			if _, err := fmt.Fprintf(p.stdout, "  %s keys rotate %s\n", command, shellWord(k.Name)); err != nil {
 				return err
 			}
 		}
