@@ -2,13 +2,20 @@
 
 VERSION    := $(shell git describe --tags --always --dirty 2>/dev/null)
 GOFUMPT    := go run mvdan.cc/gofumpt@v0.12.0
+# The bill of materials of a binary, read from the binary itself.
+SBOM       := go run github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0 bin -json -std -licenses -noserial -notimestamp
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+COMPOSE    := $(if $(shell docker compose version 2>/dev/null),docker compose,docker-compose)
+DOCKER     := docker
+IMAGE      := helloapi
+# Base images of your own: --build-arg GO_IMAGE=… --build-arg RUNTIME_IMAGE=…
+IMAGE_ARGS :=
 # Tests that need heavy modules, kept out of the go.mod of the product.
 SYSTEMTEST := internal/systemtest
 
 .PHONY: help
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
 
 .PHONY: build
 build: ## Build bin/helloapi
@@ -18,10 +25,55 @@ build: ## Build bin/helloapi
 run: build ## Build and serve on SQLite; needs nothing but Go
 	@bin/helloapi serve
 
+.PHONY: release
+release: ## Build the binaries of a tag, with checksums and bills of materials, in dist/
+	@test -z "$$(git status --porcelain)" && git describe --tags --exact-match >/dev/null 2>&1 || { echo "a release is of what is committed and tagged: git tag v1.2.3"; exit 1; }
+	rm -rf dist && mkdir dist
+	set -e; for platform in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do \
+		export CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/}; file=dist/helloapi_$(VERSION)_$${GOOS}_$$GOARCH; \
+		go build -trimpath -buildvcs=false -ldflags '-s -w -X main.release=$(VERSION)' -o $$file ./cmd/helloapi; \
+		(unset GOOS GOARCH; $(SBOM) -version $(VERSION) -output $$file.sbom.json $$file); \
+	done
+	cp LICENSE dist
+	cd dist && $$(command -v sha256sum || echo shasum -a 256) * >SHA256SUMS
+
+.PHONY: image
+image: ## Build the container image
+	DOCKER_BUILDKIT=1 $(DOCKER) build $(IMAGE_ARGS) --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+.PHONY: up
+up: image ## Start all of docker-compose.yml: a balancer, replicas, PostgreSQL, Redis
+	$(COMPOSE) up -d
+	@$(COMPOSE) logs --no-color plans
+	@echo; echo "The API is on http://localhost:8080"
+
+.PHONY: upgrade
+upgrade: image ## Migrate and replace the replicas one by one, by this version; fails no request
+	$(COMPOSE) run --rm migrate
+	COMPOSE='$(COMPOSE)' deploy/compose/roll
+
+.PHONY: logs
+logs: ## Follow the logs of docker-compose.yml
+	$(COMPOSE) logs -f --tail=100
+
+.PHONY: down
+down: ## Stop docker-compose.yml; the data stays
+	$(COMPOSE) --profile tls --profile observability down
+
+.PHONY: destroy
+destroy: ## Remove docker-compose.yml and ITS DATA: keys, counts, usage
+	@read -p "This removes all keys, counts and usage for good. Type destroy to go on: " answer; test "$$answer" = destroy || { echo "nothing was removed"; exit 1; }
+	$(COMPOSE) --profile tls --profile observability down --volumes
+
 .PHONY: test
 test: ## Run every test, with the race detector, on a real PostgreSQL and Redis
 	@# One package at a time: some tests are of what happens within a second.
 	internal/backendtest/with-servers sh -ec 'for module in . $(SYSTEMTEST); do (cd $$module && go build -race ./... && go test -race -p 1 -timeout 10m ./...); done'
+
+.PHONY: e2e
+e2e: ## Try docker-compose.yml as a whole under load, with stand-ins for third-party images (needs Docker)
+	deploy/e2e/images
+	cd $(SYSTEMTEST) && go test -tags e2e -count=1 -timeout 10m -v ./e2e
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for 20 seconds
@@ -35,7 +87,7 @@ fuzz: ## Run each fuzz target for 20 seconds
 lint: ## Check format (gofumpt), go vet, staticcheck, and that go.mod is tidy
 	@unformatted=$$($(GOFUMPT) -l cmd internal migrations); test -z "$$unformatted" || { echo "not formatted; run make fmt: $$unformatted"; exit 1; }
 	@set -e; for module in . $(SYSTEMTEST); do \
-		(cd $$module && set -x && go vet ./... && $(STATICCHECK) ./... && go mod tidy -diff); \
+		(cd $$module && set -x && go vet -tags e2e ./... && $(STATICCHECK) -tags e2e ./... && go mod tidy -diff); \
 	done
 
 .PHONY: fmt
