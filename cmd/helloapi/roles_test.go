@@ -15,6 +15,7 @@ import (
 
 	"helloapi/internal/backend"
 	"helloapi/internal/backendtest"
+	"helloapi/internal/certs"
 	"helloapi/internal/plan"
 )
 
@@ -85,7 +86,8 @@ func TestServeRole(t *testing.T) {
 		t.Fatalf("migrate: %v, printed %s", err, out)
 	}
 
-	p := start(t, t.TempDir(), "DATABASE_URL="+r.serve, "REDIS_URL="+backendtest.RedisURL(t))
+	p := start(t, t.TempDir(), "DATABASE_URL="+r.serve, "REDIS_URL="+backendtest.RedisURL(t), "ADDR=127.0.0.1:0",
+		"TLS_DOMAINS=a.test", "ACME_DIRECTORY_URL=https://127.0.0.1:1/dir", "TLS_ADDR=127.0.0.1:0", "HTTP_ADDR=off", "CERT_ENCRYPTION_KEY="+aKey)
 	key := must(t, r.owner, "keys", "create", "bob", "--plan", "free")
 	hello := func() answer { return get(t, "http://"+p.addr+"/hello?name=bob", key) }
 	for i := range 5 {
@@ -100,6 +102,11 @@ func TestServeRole(t *testing.T) {
 	waitFor(t, "the grant", func() bool { return hello().status == http.StatusOK })
 	waitFor(t, "/usage to say 6", func() bool { // it is throttled too
 		return strings.Contains(get(t, "http://"+p.addr+"/usage", key).body, `"used":6`)
+	})
+	waitFor(t, "an order to have failed", func() bool { return p.metric(t, `helloapi_certificate_failures{host="a.test"}`) == "1" })
+	waitFor(t, "others to be told that Redis answers", func() bool {
+		var n int
+		return backendtest.SQL(t, r.admin).QueryRow(`SELECT count(*) FROM replicas`).Scan(&n) == nil && n == 1
 	})
 	must(t, r.owner, "keys", "disable", "bob")
 	waitFor(t, "the key to be disabled", func() bool { return hello().status == http.StatusForbidden })
@@ -121,6 +128,12 @@ func TestServeRole(t *testing.T) {
 	today := plan.DateOf(time.Now().UTC())
 	if err := db.TrimUsage(t.Context(), today.AddDays(2), today.AddDays(-400)); err != nil {
 		t.Errorf("trim usage: %v", err)
+	}
+
+	// And what an order does that gets further.
+	answer := certs.ID{Directory: "https://127.0.0.1:1/dir", Name: certs.AnswerPrefix + "x"}
+	if err := errors.Join(db.Certs().PutAnswer(t.Context(), answer, []byte("x")), db.Certs().DeleteAnswer(t.Context(), answer)); err != nil {
+		t.Error(err)
 	}
 
 	serve := backendtest.SQL(t, r.serve)
