@@ -353,6 +353,30 @@ func TestMigrate(t *testing.T) {
 			must(t, url, "migrate", "status")
 		})
 	}
+	// A program that is started before the migration waits for it.
+	url := backendtest.EmptyPostgres(t)
+	env := map[string]string{"DATABASE_URL": url, "HELLOAPI_WAIT": "1m"}
+	waited := make(chan error)
+	go func() {
+		_, stderr, err := helloapi(t, env, "migrate", "status")
+		if err == nil && strings.Count(stderr, "waiting: schema version 0") != 1 {
+			err = fmt.Errorf("it did not say once that it waits: %s", stderr)
+		}
+		waited <- err
+	}()
+	select {
+	case err := <-waited:
+		t.Fatalf("migrate status --wait did not wait: %v", err)
+	case <-time.After(time.Second):
+	}
+	must(t, url, "migrate")
+	if err := <-waited; err != nil {
+		t.Error(err)
+	}
+	env = map[string]string{"DATABASE_URL": "postgres://127.0.0.1:1/none"}
+	if _, _, err := helloapi(t, env, "migrate", "--wait", "1ms"); err == nil || !strings.Contains(err.Error(), "can't be reached") {
+		t.Errorf("migrate --wait where there is no database: %v", err)
+	}
 	// Only serve and migrate make a file.
 	path := filepath.Join(t.TempDir(), "none.db")
 	if _, _, err := helloapi(t, nil, "plans", "list", "--database-url", "sqlite:"+path); err == nil || !strings.Contains(err.Error(), "there is no database at "+path) {
