@@ -12,10 +12,12 @@ IMAGE      := helloapi
 IMAGE_ARGS :=
 # Tests that need heavy modules, kept out of the go.mod of the product.
 SYSTEMTEST := internal/systemtest
+# What make deploy applies: a folder in deploy/kubernetes/overlays.
+OVERLAY    := local
 
 .PHONY: help
 help: ## List the targets
-	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 .PHONY: build
 build: ## Build bin/helloapi
@@ -74,6 +76,14 @@ test: ## Run every test, with the race detector, on a real PostgreSQL and Redis
 e2e: ## Try docker-compose.yml as a whole under load, with stand-ins for third-party images (needs Docker)
 	deploy/e2e/images
 	cd $(SYSTEMTEST) && go test -tags e2e -count=1 -timeout 10m -v ./e2e
+
+.PHONY: deploy
+deploy: ## Bring the cluster of kubectl to OVERLAY (local), and wait until it serves
+	deploy/kubernetes/deploy deploy/kubernetes/overlays/$(OVERLAY)
+
+.PHONY: e2e-kubernetes
+e2e-kubernetes: ## Try overlays/local on the cluster of kubectl, which must have its images
+	cd $(SYSTEMTEST) && go test -tags e2e -count=1 -timeout 40m -v -run TestCluster ./kubernetes
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for 20 seconds
