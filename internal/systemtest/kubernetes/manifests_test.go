@@ -50,7 +50,7 @@ const (
 	others = 20
 )
 
-// secrets are those that an overlay expects to be there.
+// secrets are the overlays, and the Secrets that each expects to be there.
 var secrets = map[string][]string{
 	"local":              {},
 	"production":         {"helloapi", "helloapi-owner", "helloapi-keys", "helloapi-certificates"},
@@ -157,18 +157,11 @@ func build(t testing.TB, overlay string) manifest {
 	return m
 }
 
-// onEach runs a test on every overlay.
+// onEach runs a test on every overlay that comes with helloapi.
 func onEach(t *testing.T, test func(t *testing.T, overlay string, m manifest)) {
 	t.Helper()
-	dirs, err := os.ReadDir(overlays)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(dirs) != len(secrets) {
-		t.Errorf("there are %d overlays, and this test knows of %d", len(dirs), len(secrets))
-	}
-	for _, dir := range dirs {
-		t.Run(dir.Name(), func(t *testing.T) { test(t, dir.Name(), build(t, dir.Name())) })
+	for overlay := range secrets {
+		t.Run(overlay, func(t *testing.T) { test(t, overlay, build(t, overlay)) })
 	}
 }
 
