@@ -188,7 +188,7 @@ func TestRedisAwayDeny(t *testing.T) {
 			t.Errorf("with Redis away: %d, Retry-After %q", a.status, a.header.Get("Retry-After"))
 		}
 	}
-	if a := get(t, "http://"+p.admin+"/readyz", ""); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "Redis does not answer") {
+	if a := get(t, "http://"+p.admin+"/readyz", ""); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, "without Redis") {
 		t.Errorf("ready: %d %s", a.status, a.body)
 	}
 	proxy.Pass(t)

@@ -43,7 +43,7 @@ const (
 var ErrAway = errors.New("the shared limits are away")
 
 // errAlone says that it is only this replica that can't.
-var errAlone = fmt.Errorf("Redis does not answer this replica, but others: %w", ErrAway)
+var errAlone = fmt.Errorf("others reach Redis, and this replica does not: %w", ErrAway)
 
 // Shared is a Limiter that may go away. Its errors that say so wrap ErrAway.
 type Shared interface {
@@ -142,7 +142,7 @@ func (f *Fallback) Ready(ctx context.Context) error {
 		return nil
 	}
 	if f.deny {
-		return fmt.Errorf("Redis does not answer: %w", ErrAway)
+		return fmt.Errorf("without Redis nothing is served: %w", ErrAway)
 	}
 	alone, err := f.peers.OthersReach(ctx, f.ledger.writer)
 	if err == nil && alone {
