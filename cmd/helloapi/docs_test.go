@@ -23,6 +23,10 @@ func TestDocsCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, command := range docCommands(string(data)) {
+			n++
+			if _, ok := examples[strings.Join(command, " ")]; ok { // called by its name alone
+				continue
+			}
 			parser, err := newParser(&commands{})
 			if err != nil {
 				t.Fatal(err)
@@ -30,7 +34,6 @@ func TestDocsCommands(t *testing.T) {
 			if _, err := parser.Parse(command); err != nil {
 				t.Errorf("%s: helloapi %q: %v", doc, command, err)
 			}
-			n++
 		}
 	}
 	if n < 30 {

@@ -41,6 +41,9 @@ helloapi keys create brooks --plan paid --value-file - < value.txt`,
 	"usage grant":      `helloapi usage grant brooks 100`,
 	"greetings top":    `helloapi greetings top -n 20`,
 	"greetings delete": `helloapi greetings delete brooks`,
+	"certs list":       `helloapi certs list`,
+	"certs renew":      `helloapi certs renew api.example.com`,
+	"certs forget":     `helloapi certs forget --yes`,
 	"invoke": `
 HELLOAPI_KEY=$(cat key.txt) helloapi invoke --name brooks
 helloapi invoke --name brooks --url https://api.example.com < key.txt`,
