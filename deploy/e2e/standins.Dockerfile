@@ -9,13 +9,14 @@
 #
 # deploy/e2e/standins builds them, and those that are made without Debian's packages.
 FROM helloapi-e2e/debian AS debian
-RUN printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d && apt-get -qq update
+# There is no init to start services by.
+RUN printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
 ENV DEBIAN_FRONTEND=noninteractive
 
 FROM debian AS postgres
 RUN groupadd -r -g 999 postgres && useradd -r -g postgres -u 999 -d /var/lib/postgresql -s /bin/bash postgres \
     && mkdir /etc/postgresql-common && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
-    && apt-get -qq install -y --no-install-recommends postgresql-15 > /dev/null \
+    && apt-get -qq update && apt-get -qq install -y --no-install-recommends postgresql-15 > /dev/null \
     && rm -rf /var/lib/postgresql/* \
     && install -d -o postgres -g postgres -m 1777 /var/lib/postgresql && install -d -o postgres -g postgres -m 3777 /var/run/postgresql \
     && mkdir /docker-entrypoint-initdb.d \
@@ -30,7 +31,7 @@ CMD ["postgres"]
 
 FROM debian AS redis
 RUN groupadd -r -g 999 redis && useradd -r -g redis -u 999 redis \
-    && apt-get -qq install -y --no-install-recommends redis-server > /dev/null \
+    && apt-get -qq update && apt-get -qq install -y --no-install-recommends redis-server > /dev/null \
     && install -d -o redis -g redis /data
 COPY redis-entrypoint /usr/local/bin/docker-entrypoint.sh
 WORKDIR /data
@@ -40,7 +41,7 @@ ENTRYPOINT ["docker-entrypoint.sh"]
 CMD ["redis-server"]
 
 FROM debian AS haproxy
-RUN apt-get -qq install -y --no-install-recommends haproxy > /dev/null \
+RUN apt-get -qq update && apt-get -qq install -y --no-install-recommends haproxy > /dev/null \
     && groupmod -g 99 haproxy && usermod -u 99 haproxy \
     && install -d -o haproxy -g haproxy /var/lib/haproxy && install -d /usr/local/etc/haproxy
 COPY haproxy-entrypoint /usr/local/bin/docker-entrypoint.sh
@@ -51,7 +52,7 @@ ENTRYPOINT ["docker-entrypoint.sh"]
 CMD ["haproxy", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
 
 FROM debian AS prometheus
-RUN apt-get -qq install -y --no-install-recommends prometheus > /dev/null \
+RUN apt-get -qq update && apt-get -qq install -y --no-install-recommends prometheus > /dev/null \
     && install -d -o nobody -g nogroup /prometheus
 USER nobody
 WORKDIR /prometheus
