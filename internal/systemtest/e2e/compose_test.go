@@ -32,6 +32,19 @@ type project struct {
 	command []string // docker compose, or docker-compose
 	env     []string
 	url     string // of the balancer
+
+	tls, challenge string // addresses of balancer-tls
+}
+
+// freeAddr is an address on this machine that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
 }
 
 // newProject chooses a name and a port, and removes all that the project made
@@ -41,26 +54,23 @@ func newProject(t *testing.T) *project {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	addr, tls, challenge := freeAddr(t), freeAddr(t), freeAddr(t)
+	p := &project{
+		t: t, name: fmt.Sprintf("helloapi-e2e-%d", os.Getpid()), command: []string{"docker-compose"},
+		url: "http://" + addr, tls: tls, challenge: challenge,
 	}
-	addr := l.Addr().String()
-	l.Close()
-
-	p := &project{t: t, name: fmt.Sprintf("helloapi-e2e-%d", os.Getpid()), command: []string{"docker-compose"}, url: "http://" + addr}
 	if exec.Command("docker", "compose", "version").Run() == nil {
 		p.command = []string{"docker", "compose"}
 	}
 	p.env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+p.name, "COMPOSE_ANSI=never", "COMPOSE="+strings.Join(p.command, " "),
 		"COMPOSE_FILE="+root+"/docker-compose.yml:"+root+"/deploy/e2e/docker-compose.yml",
-		"HELLOAPI_IMAGE="+image, "HTTP_PORT="+addr, "PROMETHEUS_PORT=0")
+		"HELLOAPI_IMAGE="+image, "HTTP_PORT="+addr, "TLS_PORT="+tls, "CHALLENGE_PORT="+challenge, "PROMETHEUS_PORT=0")
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("logs:\n%s", p.logs())
 		}
 		// Its images are kept for the next run, but not those that it made.
-		if out, err := p.try("--profile", "observability", "--profile", "command", "down", "--volumes", "--remove-orphans", "--timeout", "1"); err != nil {
+		if out, err := p.try("--profile", "observability", "--profile", "tls", "down", "--volumes", "--remove-orphans", "--timeout", "1"); err != nil {
 			t.Errorf("clean up: %v\n%s", err, out)
 		}
 		for _, kind := range []string{"container", "network", "volume"} {

@@ -4,6 +4,9 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -413,6 +416,40 @@ func TestCompose(t *testing.T) {
 		}
 		p.compose("up", "-d")
 		p.waitForUp(3)
+		if _, err := p.greet(unlimited, "x"); err != nil {
+			t.Error(err)
+		}
+	})
+
+	// TCP goes through to the replicas. There is no certificate authority here,
+	// so what answers a client is a replica that has no certificate yet.
+	part("TLS", func(t *testing.T) {
+		sealedBy := make([]byte, 32)
+		_, _ = rand.Read(sealedBy) // never fails
+		p.set("TLS_DOMAINS", "api.example.com")
+		p.set("CERT_ENCRYPTION_KEY", base64.StdEncoding.EncodeToString(sealedBy))
+		p.set("ACME_DIRECTORY_URL", "https://127.0.0.1:1/directory")
+		p.compose("--profile", "tls", "up", "-d")
+		p.waitForUp(3)
+		req, err := http.NewRequest(http.MethodGet, "http://"+p.challenge+"/docs", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = "api.example.com"
+		client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		waitFor(t, 10*time.Second, "a redirect to https", func() bool {
+			resp, err := client.Do(req)
+			if err != nil {
+				return false
+			}
+			resp.Body.Close()
+			return resp.StatusCode == http.StatusPermanentRedirect && resp.Header.Get("Location") == "https://api.example.com/docs"
+		})
+		_, err = tls.Dial("tcp", p.tls, &tls.Config{ServerName: "api.example.com"})
+		var alert *net.OpError
+		if !errors.As(err, &alert) || alert.Op != "remote error" {
+			t.Errorf("a TLS handshake: %v, want an alert by a replica", err)
+		}
 		if _, err := p.greet(unlimited, "x"); err != nil {
 			t.Error(err)
 		}
