@@ -51,6 +51,7 @@ func TestTLSSettings(t *testing.T) {
 		"bad HSTS":            {map[string]string{"TLS_DOMAINS": "a.test", "HSTS": "yes"}, "HSTS"},
 		"old TLS":             {map[string]string{"TLS_DOMAINS": "a.test", "TLS_MIN_VERSION": "1.1"}, "TLS_MIN_VERSION: must be one of"},
 	} {
+		test.env["DATABASE_URL"] = "sqlite:/proc/nothing/helloapi.db" // it does not get there
 		_, _, err := helloapi(t, test.env, "serve")
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v; want %q", what, err, test.want)
