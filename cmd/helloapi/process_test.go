@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"helloapi/internal/clock"
+
+	"helloapi/internal/backendtest"
 )
 
 // asProgram is set in the environment of a test binary that is to be the
@@ -37,8 +39,8 @@ func TestMain(m *testing.M) {
 type process struct {
 	cmd         *exec.Cmd
 	addr, admin string // of its listeners
-	stdout      *lockedBuffer
-	stderr      *lockedBuffer
+	stdout      *backendtest.Buffer
+	stderr      *backendtest.Buffer
 	exited      chan error
 	stopOnce    sync.Once
 }
@@ -73,7 +75,7 @@ func launch(t testing.TB, dir string, env ...string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(self, "serve"), stdout: new(lockedBuffer), stderr: new(lockedBuffer), exited: make(chan error, 1)}
+	p := &process{cmd: exec.Command(self, "serve"), stdout: new(backendtest.Buffer), stderr: new(backendtest.Buffer), exited: make(chan error, 1)}
 	p.cmd.Dir = dir
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
 	p.cmd.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0"}, env...)
@@ -86,7 +88,7 @@ func launch(t testing.TB, dir string, env ...string) *process {
 			_ = p.cmd.Process.Kill()
 			<-p.exited
 		})
-		for _, out := range []*lockedBuffer{p.stdout, p.stderr} {
+		for _, out := range []*backendtest.Buffer{p.stdout, p.stderr} {
 			if s := out.String(); strings.Contains(s, "DATA RACE") || strings.Contains(s, "panic:") {
 				t.Errorf("process:\n%s", s)
 			}
@@ -134,24 +136,6 @@ func (p *process) metric(t testing.TB, name string) string {
 		}
 	}
 	return ""
-}
-
-// A lockedBuffer collects what a process prints.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // helloapi runs a command in this process and returns what it prints.

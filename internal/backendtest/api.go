@@ -1,7 +1,6 @@
 package backendtest
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -73,16 +72,16 @@ type deployment struct {
 	urls   []string
 	next   atomic.Uint64
 	client *http.Client
-	log    *logBuffer
+	log    *Buffer
 }
 
 // deploy serves from the backend of cfg.
 func deploy(t testing.TB, replicas int, cfg backend.Config) *deployment {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 1000}
-	d := &deployment{cfg: cfg, client: &http.Client{Transport: transport}, log: new(logBuffer)}
+	d := &deployment{cfg: cfg, client: &http.Client{Transport: transport}, log: new(Buffer)}
 	d.cfg.Log = slog.New(slog.NewTextHandler(d.log, nil))
-	t.Cleanup(func() { d.log.check(t) })
+	t.Cleanup(func() { noLeak(t, d.log) })
 	for range replicas {
 		d.add(t)
 	}
@@ -203,27 +202,9 @@ func tally(answers []answer) map[string]int {
 
 var number = regexp.MustCompile(`#(\d+)`)
 
-// A logBuffer keeps what was logged, to be searched for secrets.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-// check fails the test if a key's value was logged, or a panic.
-func (l *logBuffer) check(t testing.TB) {
-	if m := leak.FindString(l.String()); m != "" {
+// noLeak fails the test if a key's value was logged, or a panic.
+func noLeak(t testing.TB, log *Buffer) {
+	if m := leak.FindString(log.String()); m != "" {
 		t.Errorf("the log has a key's value or a panic: %.60s…", m)
 	}
 }

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -16,30 +15,14 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"helloapi/internal/backendtest"
 )
-
-// lockedBuffer collects a log.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
 
 // running is a Server with all its listeners, each of which says which it is.
 type running struct {
 	*Server
-	log    *lockedBuffer
+	log    *backendtest.Buffer
 	client *http.Client // that trusts it
 	stop   context.CancelFunc
 	done   chan error
@@ -48,7 +31,7 @@ type running struct {
 
 func run(t *testing.T, delay time.Duration) *running {
 	t.Helper()
-	r := &running{log: new(lockedBuffer), done: make(chan error, 1), slow: make(chan bool)}
+	r := &running{log: new(backendtest.Buffer), done: make(chan error, 1), slow: make(chan bool)}
 	s, err := Listen(Config{
 		Addr: "127.0.0.1:0", TLSAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
 		DrainDelay: delay, DrainTimeout: 10 * time.Second,

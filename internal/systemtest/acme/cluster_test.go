@@ -139,25 +139,8 @@ type replica struct {
 	*certs.ACME
 	store     certs.Store
 	tls, http string // addresses
-	log       *lockedBuffer
+	log       *backendtest.Buffer
 	stop      func()
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // open is the store of another process.
@@ -184,7 +167,7 @@ func (c *cluster) config(t *testing.T) certs.Config {
 func (c *cluster) start(t *testing.T, change ...func(*certs.Config)) *replica {
 	t.Helper()
 	cfg := c.config(t)
-	r := &replica{log: new(lockedBuffer)}
+	r := &replica{log: new(backendtest.Buffer)}
 	cfg.Log = slog.New(slog.NewTextHandler(r.log, nil))
 	for _, f := range change {
 		f(&cfg)

@@ -47,7 +47,7 @@ var cleanUp = func() {}
 type process struct {
 	cmd              *exec.Cmd
 	tls, http, admin string // addresses
-	stdout, log      *lockedBuffer
+	stdout, log      *backendtest.Buffer
 	exited           chan error
 	end              sync.Once
 }
@@ -60,7 +60,7 @@ func (c *cluster) run(t *testing.T, dir string, env ...string) *process {
 		t.Fatal(err)
 	}
 	server, _ := c.ca.files(t)
-	p := &process{cmd: exec.Command(path, "serve"), stdout: new(lockedBuffer), log: new(lockedBuffer), exited: make(chan error, 1)}
+	p := &process{cmd: exec.Command(path, "serve"), stdout: new(backendtest.Buffer), log: new(backendtest.Buffer), exited: make(chan error, 1)}
 	p.cmd.Dir = dir
 	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.log
 	p.cmd.Env = append([]string{
