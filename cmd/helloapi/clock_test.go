@@ -181,5 +181,10 @@ func TestMidnight(t *testing.T) {
 	if n := round(20); n[http.StatusTooManyRequests] != keys/20 {
 		t.Errorf("with the new quota spent: %v", n)
 	}
+	for _, p := range procs {
+		if n := strings.Count(p.stderr.String(), "Redis does not answer"); n > 0 {
+			t.Logf("the machine was so busy that Redis seemed away %d times: each time all counters are raised anew", n)
+		}
+	}
 	t.Logf("altogether %d queries, %d reads", queries()-before, reads()-readsBefore)
 }

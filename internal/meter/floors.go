@@ -14,8 +14,10 @@ const (
 	// raiseEvery is how often it is raised after that, in case it was set back
 	// and nobody noticed.
 	raiseEvery = time.Minute
-	// rollMost is how many counters are raised at a time when a window has begun.
-	rollMost = 1 << 11
+	// When a window has begun, rollReads is how many counters are looked up in
+	// the ledger at a time, and rollRaises how many are raised at a time: few
+	// enough for requests not to wait behind them.
+	rollReads, rollRaises = 1 << 11, 1 << 6
 	// rollTimeout bounds how long that may take.
 	rollTimeout = 20 * time.Second
 )
@@ -34,10 +36,11 @@ const (
 // says. That one rule makes up for a store of counters that was flushed,
 // restarted, failed over, or restored from an old backup.
 type floors struct {
-	mu     sync.Mutex
-	keys   map[string]floor // by key ID
-	sweep  time.Time        // when to drop what has passed
-	rolled time.Time        // the youngest beginning of a window that due reported
+	mu      sync.Mutex
+	keys    map[string]floor // by key ID
+	sweep   time.Time        // when to drop what has passed
+	rolled  time.Time        // the youngest beginning of a window that due reported
+	rolling bool             // it was reported at once, and rolledOver is to come
 }
 
 // A floor is of a counter, as it was when it was raised.
@@ -48,7 +51,7 @@ type floor struct {
 
 // due reports whether to raise the key's counter, now being this process' time
 // and clock the limiter's. It also reports, once for each, that a window has
-// just begun for keys in use.
+// just begun for keys in use: until rolledOver is called no more is due of it.
 func (f *floors) due(keyID string, w plan.Window, losses uint64, now, clock time.Time) (d due, begins bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -56,23 +59,32 @@ func (f *floors) due(keyID string, w plan.Window, losses uint64, now, clock time
 	if !ok {
 		return raiseNow, false
 	}
-	age := clock.Sub(w.Start)
 	next := l.window.End.Equal(w.Start)
-	if next && w.Start.After(f.rolled) && age < raiseEvery {
-		f.rolled = w.Start
+	if age := clock.Sub(w.Start); next && w.Start.After(f.rolled) && age < raiseEvery {
+		f.rolled, f.rolling = w.Start, age < raiseAgain
 		begins = true
 	}
+	rolling := f.rolling && w.Start.Equal(f.rolled)
 	switch {
-	case l.of(w, losses) && !now.After(l.again):
+	case l.of(w, losses) && (rolling || !now.After(l.again)):
 		return notDue, begins
 	case l.of(w, losses):
 		l.again = now.Add(raiseAgain) // if it fails, and one caller at a time
 		f.keys[keyID] = l
 		return raiseSoon, begins
-	case next && l.losses == losses && age < raiseAgain:
+	case next && l.losses == losses && rolling:
 		return raiseNone, begins
 	}
 	return raiseNow, begins
+}
+
+// rolledOver notes that the counters of windows that began then are raised.
+func (f *floors) rolledOver(start time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if start.Equal(f.rolled) {
+		f.rolling = false
+	}
 }
 
 // inUse returns the quotas, by key ID, of the counters that were raised for a

@@ -256,22 +256,27 @@ func (m *Meter) raiseTo(ctx context.Context, c counter, used int64, again time.T
 // It is done when what was charged before they were first used is there. One
 // that it fails for is raised with a request.
 func (m *Meter) roll(start time.Time, losses uint64) {
+	defer m.floors.rolledOver(start)
 	ctx, cancel := context.WithTimeout(context.Background(), rollTimeout)
 	defer cancel()
 	var raises sync.WaitGroup
-	room := make(chan struct{}, rollMost)
+	reading, raising := make(chan struct{}, rollReads), make(chan struct{}, rollRaises)
 	for id, q := range m.floors.inUse(start) {
 		w, err := q.Window(start)
 		if err != nil {
 			continue // its requests tell
 		}
-		room <- struct{}{}
+		reading <- struct{}{}
 		raises.Go(func() {
-			defer func() { <-room }()
 			again := time.Now().Add(raiseEvery)
-			if used, err := m.ledger.Used(ctx, id, q, w); err == nil {
-				_ = m.raiseTo(ctx, counter{id, q, w, losses}, used, again)
+			used, err := m.ledger.Used(ctx, id, q, w)
+			<-reading
+			if err != nil {
+				return
 			}
+			raising <- struct{}{}
+			defer func() { <-raising }()
+			_ = m.raiseTo(ctx, counter{id, q, w, losses}, used, again)
 		})
 	}
 	raises.Wait()

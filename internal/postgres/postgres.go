@@ -58,7 +58,7 @@ const (
 
 // DB is a pool of connections to a database. It is safe for concurrent use.
 type DB struct {
-	pool *pgxpool.Pool
+	pool *pool
 	log  *slog.Logger
 
 	renewed atomic.Pointer[chan struct{}] // closed when connections are replaced
@@ -74,7 +74,7 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	pool, err := newPool(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}

@@ -53,7 +53,7 @@ func (db *DB) Watch(ctx context.Context, w apikey.Watcher) {
 // listen tells w of changes for as long as one connection lives, and returns
 // whether it ever worked.
 func (db *DB) listen(ctx context.Context, w apikey.Watcher) (worked bool, err error) {
-	cfg := db.pool.Config().ConnConfig
+	cfg := db.pool.connConfig()
 	cfg.ConnectTimeout = heartbeatTimeout
 	// Called while an answer is awaited too, so that a notice is never told
 	// after a proof that is younger.
@@ -78,7 +78,9 @@ func (db *DB) listen(ctx context.Context, w apikey.Watcher) (worked bool, err er
 	// Where the last connection broke others did: requests should not be the
 	// ones to find out, nor those that are about to look up their keys anew,
 	// since it is not known what changes were missed.
-	db.renew()
+	if err := db.renew(); err != nil {
+		return false, err
+	}
 	w.Changed()
 
 	for {
@@ -112,10 +114,13 @@ func (db *DB) listen(ctx context.Context, w apikey.Watcher) (worked bool, err er
 
 // renew has all connections replaced, and look-ups that wait for an answer on
 // an old one begin anew.
-func (db *DB) renew() {
-	db.pool.Reset()
+func (db *DB) renew() error {
+	if err := db.pool.renew(context.Background()); err != nil {
+		return err
+	}
 	renewed := make(chan struct{})
 	close(*db.renewed.Swap(&renewed))
+	return nil
 }
 
 // lookUp runs f, which only reads, and once more if it failed: the connection
