@@ -338,6 +338,9 @@ func (f *Fallback) chargeHere(keyID string, q plan.Quota) (Charge, error) {
 		if r.err != nil {
 			return Charge{}, r.err
 		}
+		if l.window.Equal(w) {
+			break // as fresh as it gets, however long it took
+		}
 	}
 	c := Charge{KeyID: keyID, Window: w, Epoch: l.epoch, Used: l.used + l.admitted}
 	switch {
