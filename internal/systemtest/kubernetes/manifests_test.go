@@ -3,8 +3,11 @@
 package kubernetes
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -28,9 +31,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/json"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/kubectl/pkg/cmd/kustomize"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-	"sigs.k8s.io/kustomize/api/krusty"
-	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"helloapi/internal/admin"
 	"helloapi/internal/planfile"
@@ -127,22 +131,28 @@ var decoder = func() runtime.Decoder {
 	return json.NewSerializerWithOptions(json.DefaultMetaFactory, scheme, scheme, json.SerializerOptions{Yaml: true, Strict: true})
 }()
 
-// build does what `kubectl kustomize` does.
+// build runs `kubectl kustomize`.
 func build(t testing.TB, overlay string) manifest {
 	t.Helper()
-	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(overlays, overlay))
-	if err != nil {
+	var out bytes.Buffer
+	cmd := kustomize.NewCmdKustomize(genericiooptions.IOStreams{Out: &out})
+	cmd.SetArgs([]string{filepath.Join(overlays, overlay)})
+	if err := cmd.Execute(); err != nil {
 		t.Fatal(err)
 	}
 	var m manifest
-	for _, r := range built.Resources() {
-		text, err := r.AsYAML()
+	documents := yaml.NewYAMLReader(bufio.NewReader(&out))
+	for {
+		text, err := documents.Read()
+		if err == io.EOF {
+			break
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		object, _, err := decoder.Decode(text, nil, nil)
 		if err != nil {
-			t.Fatalf("%s: %v", r.CurId(), err)
+			t.Fatalf("%v in\n%s", err, text)
 		}
 		m.objects = append(m.objects, object)
 		switch o := object.(type) {
