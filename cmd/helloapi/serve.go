@@ -54,7 +54,7 @@ type serveCmd struct {
 func (c *serveCmd) Validate() error {
 	var errs []error
 	for _, s := range []struct{ name, addr string }{{"ADDR", c.addr()}, {"ADMIN_ADDR", c.AdminAddr}} {
-		if _, _, err := net.SplitHostPort(s.addr); err != nil && s.addr != "" {
+		if _, _, err := net.SplitHostPort(s.addr); err != nil && (s.addr != "" || s.name == "ADMIN_ADDR") {
 			errs = append(errs, fmt.Errorf("%s: %q must be like :8080 or 127.0.0.1:8080", s.name, s.addr))
 		}
 	}

@@ -75,7 +75,7 @@ func (c *tlsSettings) validate() []error {
 	for _, s := range []struct {
 		name, addr, normal string
 	}{{"TLS_ADDR", c.TLSAddr, ":443"}, {"HTTP_ADDR", c.httpAddr(), ":80"}} {
-		if _, _, err := net.SplitHostPort(s.addr); err != nil && s.addr != "" {
+		if _, _, err := net.SplitHostPort(s.addr); err != nil && (s.addr != "" || s.name == "TLS_ADDR") {
 			wrong("%s: %q must be like %s", s.name, s.addr, s.normal)
 		}
 	}

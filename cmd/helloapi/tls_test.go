@@ -89,6 +89,17 @@ func TestTLSRefusals(t *testing.T) {
 	}
 }
 
+// Listeners that have to be there can't be left out by an empty flag.
+func TestEmptyAddresses(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{"TLS_DOMAINS": "a.test", "DATABASE_URL": backendtest.SQLite(t)}
+	for flag, want := range map[string]string{"--admin-addr=": "ADMIN_ADDR: \"\" must be like", "--tls-addr=": "TLS_ADDR: \"\" must be like"} {
+		if _, _, err := helloapi(t, env, "serve", flag); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v; want %q", flag, err, want)
+		}
+	}
+}
+
 // writePair makes a certificate and writes it to two files.
 func writePair(t *testing.T, dir string, host string) (certFile, keyFile string, roots *x509.CertPool) {
 	t.Helper()
