@@ -10,6 +10,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"helloapi/internal/apikey"
 )
 
 type invokeCmd struct {
@@ -43,7 +45,7 @@ func (c *invokeCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	req.Header.Set("X-Api-Key", key)
+	req.Header.Set(apikey.Header, key)
 	client := &http.Client{
 		Timeout:       c.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // the key is not for others

@@ -19,20 +19,9 @@ func AddPlan(t testing.TB, url string, p plan.Plan) *plan.Plan {
 	if err := p.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	var limit, period, rate, burst any
-	offset, zone := 0, "UTC"
-	if q := p.Quota; q != nil {
-		limit, period, offset = q.Limit, string(q.Period), q.Offset
-		if q.Timezone != "" {
-			zone = q.Timezone
-		}
-	}
-	if th := p.Throttle; th != nil {
-		rate, burst = th.Rate, th.Burst
-	}
 	Exec(t, url, `
 		INSERT INTO plans (name, quota_limit, quota_period, quota_offset, quota_timezone, throttle_rate, throttle_burst)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)`, p.Name, limit, period, offset, zone, rate, burst)
+		VALUES ($1, $2, $3, $4, $5, $6, $7)`, p.Row()...)
 	return &p
 }
 

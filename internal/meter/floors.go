@@ -29,7 +29,7 @@ const (
 	notDue    due = iota
 	raiseSoon     // but it may be charged even if that fails
 	raiseNow
-	raiseNone // to have a counter: nothing has been used that long
+	raiseNone // to 0, to have a counter: its window has just begun
 )
 
 // floors remembers when the counters in use were raised to what the ledger

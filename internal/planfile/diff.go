@@ -68,7 +68,7 @@ type Changes struct {
 	PutKeys   []StoredKey // that are there
 	AddKeys   []NewValue
 	SetValues []NewValue // those that opened the key before no longer do
-	DropPlans []string   // which no key is on any more, or ErrPlanInUse
+	DropPlans []string   // which no key is on any more, or PlanInUseError
 
 	// Lines say it to people, and nothing that is done for the record only.
 	Lines   []Line

@@ -86,14 +86,14 @@ func Open(url string, clock func() time.Time) (*Limiter, error) {
 // over can't be told from its connections.
 func (l *Limiter) look(ctx context.Context, conn redis.Cmdable) error {
 	var now *redis.TimeCmd
-	var infos [2]*redis.StringCmd
+	var process, replication *redis.StringCmd
 	sent := time.Now()
 	_, _ = conn.Pipelined(ctx, func(p redis.Pipeliner) error {
-		infos = [...]*redis.StringCmd{p.Info(ctx, "server"), p.Info(ctx, "replication")}
+		process, replication = p.Info(ctx, "server"), p.Info(ctx, "replication")
 		now = p.Time(ctx)
 		return nil
 	}) // its error is one of the commands'
-	if err := infos[0].Err(); err != nil && !redis.IsPermissionError(err) {
+	if err := process.Err(); err != nil && !redis.IsPermissionError(err) {
 		return err
 	}
 	if t, err := now.Result(); err == nil { // a Sentinel does not tell
@@ -101,7 +101,7 @@ func (l *Limiter) look(ctx context.Context, conn redis.Cmdable) error {
 	}
 	// A user who may not ask sees one server; counters are raised each minute
 	// all the same.
-	s := server{field(infos[0].Val(), "run_id"), field(infos[1].Val(), "master_replid")}
+	s := server{field(process.Val(), "run_id"), field(replication.Val(), "master_replid")}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.servers[s] {
