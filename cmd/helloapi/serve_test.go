@@ -498,3 +498,26 @@ func TestPortTaken(t *testing.T) {
 		}
 	}
 }
+
+// A second process on one file would serve every quota again.
+func TestSecondProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start(t, dir, "DATABASE_URL=sqlite:helloapi.db")
+	if err := os.Symlink("helloapi.db", filepath.Join(dir, "other.db")); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(name, want string) {
+		t.Helper()
+		p := launch(t, dir, "DATABASE_URL=sqlite:"+name)
+		if err := p.wait(t); err == nil || !strings.Contains(p.stderr.String(), want) {
+			t.Errorf("%s: %v\n%s", name, err, p.stderr)
+		}
+	}
+	refused("helloapi.db", "another helloapi serves this file")
+	refused("other.db", "another helloapi serves this file")
+	if err := os.Link(filepath.Join(dir, "helloapi.db"), filepath.Join(dir, "hard.db")); err != nil {
+		t.Fatal(err)
+	}
+	refused("hard.db", "hard links")
+}

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -26,9 +25,6 @@ import (
 
 // flushTimeout is the deadline of a shared transaction or query.
 const flushTimeout = 5 * time.Second
-
-// ErrInUse says that another process serves the file.
-var ErrInUse = errors.New("another helloapi serves this file; stop it first")
 
 // DB is an open SQLite file. It is safe for concurrent use, and other processes
 // may have the file open too.
@@ -47,7 +43,8 @@ type DB struct {
 // Open opens the file at path, which must be there and have the present
 // schema.
 func Open(ctx context.Context, path string) (*DB, error) {
-	if err := check(path); err != nil {
+	path, err := find(path)
+	if err != nil {
 		return nil, err
 	}
 	db, err := open(ctx, path)
@@ -66,9 +63,11 @@ func Open(ctx context.Context, path string) (*DB, error) {
 
 // Serve opens the file at path for the one process that serves it. It makes
 // the file, with its directory and the present schema, where there is none,
-// and fails with ErrInUse while another process serves the file.
+// and fails with ErrInUse while another process serves the file, under whatever
+// name.
 func Serve(ctx context.Context, path string) (*DB, error) {
-	if err := create(path); err != nil {
+	path, err := create(path)
+	if err != nil {
 		return nil, err
 	}
 	lock, err := lockFile(path)
@@ -89,7 +88,8 @@ func Serve(ctx context.Context, path string) (*DB, error) {
 // Migrate brings the file at path to the present schema, making it where there
 // is none, and returns the names of the migrations that it took.
 func Migrate(ctx context.Context, path string) ([]string, error) {
-	if err := create(path); err != nil {
+	path, err := create(path)
+	if err != nil {
 		return nil, err
 	}
 	db, err := open(ctx, path)
@@ -103,7 +103,8 @@ func Migrate(ctx context.Context, path string) ([]string, error) {
 // SchemaVersions returns the version of the file's schema, and the version
 // that this program needs.
 func SchemaVersions(ctx context.Context, path string) (current, latest int64, err error) {
-	if err := check(path); err != nil {
+	path, err = find(path)
+	if err != nil {
 		return 0, 0, err
 	}
 	db, err := open(ctx, path)
@@ -112,45 +113,6 @@ func SchemaVersions(ctx context.Context, path string) (current, latest int64, er
 	}
 	current, latest, err = db.versions(ctx)
 	return current, latest, errors.Join(err, db.Close())
-}
-
-// check reports in plain words why there is no database at path.
-func check(path string) error {
-	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no database at %s: start `helloapi serve` or run `helloapi migrate` to make it, or set DATABASE_URL", path)
-	} else if err != nil {
-		return fmt.Errorf("open database: %w", err)
-	}
-	return nil
-}
-
-// create makes the file, readable by its owner only, if there is none. SQLite
-// takes an empty file for an empty database.
-func create(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("make database directory: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("make database: %w", err)
-	}
-	return f.Close()
-}
-
-// lockFile takes the lock of the one process that serves the file. It is on a
-// file beside it, which SQLite does not know, and ends with the process.
-func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock database: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			err = ErrInUse
-		}
-		return nil, errors.Join(fmt.Errorf("lock database %s: %w", path, err), f.Close())
-	}
-	return f, nil
 }
 
 func open(ctx context.Context, path string) (*DB, error) {
@@ -252,7 +214,7 @@ func (db *DB) versions(ctx context.Context) (current, latest int64, err error) {
 	return current, latest, nil
 }
 
-// Path returns the path of the file.
+// Path returns the path of the file, with symbolic links resolved.
 func (db *DB) Path() string { return db.path }
 
 // Ping returns nil if the database answers.
