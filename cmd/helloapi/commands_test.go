@@ -284,22 +284,23 @@ func TestUsage(t *testing.T) {
 		backendtest.Exec(t, url, insert, bob.ID, today, "w1", 2)
 		backendtest.Exec(t, url, insert, bob.ID, today, "w2", 3)
 		backendtest.Exec(t, url, insert, bob.ID, "2026-01-31", "w1", 7)
-		backendtest.Exec(t, url, insert, eve.ID, today, "w1", 1)
+		const insertBilled = `INSERT INTO usage (key_id, day, writer, charged, key_name, customer_id, plan, timezone) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
+		backendtest.Exec(t, url, insertBilled, eve.ID, today, "w1", 1, "eve", "c7", "paid", "UTC")
 
-		if got, want := must(t, url, "usage", "show", "--key", "bob", "--format", "csv"), "key,key_id,date,used\nbob,"+bob.ID+","+today+",5"; got != want {
+		if got, want := must(t, url, "usage", "show", "--key", "bob", "--format", "csv"), "key,key_id,date,used,customer_id,plan,timezone\nbob,"+bob.ID+","+today+",5,,free,UTC"; got != want {
 			t.Errorf("usage show of one:\n%s\nwant\n%s", got, want)
 		}
 		var shown []usageInfo
 		if err := json.Unmarshal([]byte(must(t, url, "usage", "show", "--since", "2026-01-31", "--until", "2026-01-31", "--format", "json")), &shown); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff([]usageInfo{{"bob", bob.ID, "2026-01-31", 7}}, shown); diff != "" {
+		if diff := cmp.Diff([]usageInfo{{"bob", bob.ID, "2026-01-31", 7, "", "free", "UTC"}}, shown); diff != "" {
 			t.Errorf("usage show of one day (-want +got):\n%s", diff)
 		}
 		// What a key used outlives it.
 		must(t, url, "keys", "delete", "eve")
-		for _, args := range [][]string{{}, {"--key", eve.ID}} {
-			if got := must(t, url, append([]string{"usage", "show"}, args...)...); !strings.Contains(got, eve.ID) {
+		for _, args := range [][]string{{}, {"--key", "eve"}, {"--key", eve.ID}} {
+			if got := must(t, url, append([]string{"usage", "show", "--format", "csv"}, args...)...); !strings.Contains(got, "eve,"+eve.ID+","+today+",1,c7,paid,UTC") {
 				t.Errorf("usage show %v lacks the deleted key:\n%s", args, got)
 			}
 		}

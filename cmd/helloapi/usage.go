@@ -25,12 +25,16 @@ type usageShowCmd struct {
 	Format string `short:"o" aliases:"output" enum:"table,json,csv" default:"table" help:"How to print: table, json or csv."`
 }
 
-// A usageInfo is a key's usage on a day, as it is shown.
+// A usageInfo is a key's usage on a day, as it is shown: with the key's name,
+// customer and plan as they were when it was charged.
 type usageInfo struct {
-	Key   string    `json:"key"` // its name; "" if it has none, or was deleted
-	KeyID string    `json:"keyId"`
-	Date  plan.Date `json:"date"`
-	Used  int64     `json:"used"`
+	Key        string    `json:"key"` // its name; "" if it has none
+	KeyID      string    `json:"keyId"`
+	Date       plan.Date `json:"date"`
+	Used       int64     `json:"used"`
+	CustomerID string    `json:"customerId"`
+	Plan       string    `json:"plan"`
+	Timezone   string    `json:"timezone"` // of the day
 }
 
 func (c *usageShowCmd) Run(p *program) error {
@@ -48,9 +52,9 @@ func (c *usageShowCmd) Run(p *program) error {
 			return printJSON(p.stdout, shown)
 		case "csv":
 			w := csv.NewWriter(p.stdout)
-			_ = w.Write([]string{"key", "key_id", "date", "used"}) // kept until Error
+			_ = w.Write([]string{"key", "key_id", "date", "used", "customer_id", "plan", "timezone"}) // kept until Error
 			for _, u := range shown {
-				_ = w.Write([]string{u.Key, u.KeyID, string(u.Date), strconv.FormatInt(u.Used, 10)})
+				_ = w.Write([]string{u.Key, u.KeyID, string(u.Date), strconv.FormatInt(u.Used, 10), u.CustomerID, u.Plan, u.Timezone})
 			}
 			w.Flush()
 			return w.Error()
@@ -91,34 +95,29 @@ func parseDate(flag, s string) (plan.Date, error) {
 
 func (c *usageShowCmd) read(p *program, db backend.Database, first, next plan.Date) ([]usageInfo, error) {
 	var id string
+	deleted := false
 	if c.Key != "" {
-		key, err := db.Key(p.ctx, c.Key)
-		if errors.Is(err, apikey.ErrUnknown) {
-			// What a key used outlives it, under its id.
-			key.ID = c.Key
-		} else if err != nil {
+		switch key, err := db.Key(p.ctx, c.Key); {
+		case errors.Is(err, apikey.ErrUnknown):
+			deleted = true // what a key used outlives it, under its name and id
+		case err != nil:
 			return nil, err
+		default:
+			id = key.ID
 		}
-		id = key.ID
 	}
 	days, err := db.DailyUsage(p.ctx, id, first, next)
 	if err != nil {
 		return nil, err
 	}
-	keys, err := db.Keys(p.ctx)
-	if err != nil {
-		return nil, err
-	}
-	names := make(map[string]string, len(keys))
-	for _, k := range keys {
-		names[k.ID] = k.Name
-	}
-	if _, known := names[id]; c.Key != "" && !known && len(days) == 0 {
-		return nil, noKey(c.Key)
-	}
 	shown := make([]usageInfo, 0, len(days))
 	for _, d := range days {
-		shown = append(shown, usageInfo{names[d.KeyID], d.KeyID, d.Date, d.Charged})
+		if !deleted || d.KeyName == c.Key || d.KeyID == c.Key {
+			shown = append(shown, usageInfo{d.KeyName, d.KeyID, d.Date, d.Charged, d.CustomerID, d.Plan, d.Timezone})
+		}
+	}
+	if deleted && len(shown) == 0 {
+		return nil, noKey(c.Key)
 	}
 	return shown, nil
 }

@@ -18,6 +18,7 @@ import (
 	"helloapi/internal/hello"
 	"helloapi/internal/meter"
 	"helloapi/internal/plan"
+	"helloapi/migrations"
 )
 
 // TestDatabase is the suite for databases. fresh returns the URL of a fresh
@@ -36,6 +37,8 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"Watch":             testWatch,
 		"GreetingCounts":    testGreetingCounts,
 		"Usage":             testUsage,
+		"UsageAccounts":     testUsageAccounts,
+		"UsageBefore":       testUsageBefore,
 		"TrimUsage":         testTrimUsage,
 		"Grants":            testGrants,
 		"Plans":             testPlans,
@@ -622,6 +625,110 @@ func testUsage(t *testing.T, url string) {
 	wg.Go(func() { record("w2", backwards...) })
 	wg.Wait()
 	used(meter.UsageQuery{KeyID: "k4711", First: "2026-05-01", Next: "2026-05-02"}, 2)
+}
+
+// A charge stays on the account that it was made on, whatever becomes of the key.
+func testUsageAccounts(t *testing.T, url string) {
+	db := open(t, url)
+	k, _ := newKey(t, db, "brooks")
+	free := meter.Account{KeyName: "brooks", CustomerID: "4711", Plan: "free", Timezone: "UTC"}
+	paid := meter.Account{KeyName: "brooks", CustomerID: "4711", Plan: "paid", Timezone: "Europe/Berlin"}
+	slot := meter.Slot{KeyID: k.ID, Date: "2026-03-10"}
+	record := func(writer string, rows ...meter.UsageRow) {
+		t.Helper()
+		if err := db.RecordUsage(t.Context(), writer, rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record("w1", meter.UsageRow{Slot: slot, Account: free, Charged: 5})
+	record("w2", meter.UsageRow{Slot: slot, Account: free, Charged: 2})
+	for range 2 { // repeating it changes nothing
+		record("w1", meter.UsageRow{Slot: slot, Account: free, Charged: 5}, meter.UsageRow{Slot: slot, Account: paid, Charged: 40, Part: 1})
+	}
+	want := []meter.DayUsage{
+		{KeyID: k.ID, Date: slot.Date, Account: free, Charged: 7},
+		{KeyID: k.ID, Date: slot.Date, Account: paid, Charged: 40},
+	}
+	check := func(when string) {
+		t.Helper()
+		days, err := db.DailyUsage(t.Context(), k.ID, "2026-01-01", "2027-01-01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, days); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+		for writer, n := range map[string]int64{"w1": 2, "w2": 45, "w": 47} { // without the writer's own
+			q := meter.UsageQuery{KeyID: k.ID, First: slot.Date, Next: slot.Date.Next(), Writer: writer, Known: slot.Date}
+			if got, err := db.Used(t.Context(), q); when == "recorded" && (err != nil || got != n) {
+				t.Errorf("Used without %s = %d, %v; want %d", writer, got, err, n)
+			}
+		}
+	}
+	check("recorded")
+	if err := db.DeleteKey(t.Context(), "brooks"); err != nil {
+		t.Fatal(err)
+	}
+	newKey(t, db, "brooks")
+	check("another key of the name")
+	for range 2 {
+		if err := db.TrimUsage(t.Context(), "2026-03-11", "2026-01-01"); err != nil {
+			t.Fatal(err)
+		}
+		check("folded")
+	}
+	var n int
+	if err := SQL(t, url).QueryRow(`SELECT count(*) FROM usage`).Scan(&n); err != nil || n != 2 {
+		t.Errorf("%d rows (%v), want one an account", n, err)
+	}
+	// What comes late is folded later.
+	record("w3", meter.UsageRow{Slot: slot, Account: free, Charged: 1})
+	want[0].Charged++
+	if err := db.TrimUsage(t.Context(), "2026-03-11", "2026-01-01"); err != nil {
+		t.Fatal(err)
+	}
+	check("folded again")
+}
+
+// Rows of the release before name no account: they go on the key's present one,
+// for good when the migration finds them.
+func testUsageBefore(t *testing.T, url string) {
+	db := open(t, url)
+	k, _ := newKey(t, db, "brooks")
+	for range 2 { // as the release before writes
+		Exec(t, url, `
+			INSERT INTO usage AS u (key_id, day, writer, charged) VALUES ($1, '2026-03-10', 'w1', 5)
+			ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = excluded.charged`, k.ID)
+	}
+	check := func(when, name, plan string) {
+		t.Helper()
+		days, err := db.DailyUsage(t.Context(), "", "2026-01-01", "2027-01-01")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []meter.DayUsage{{KeyID: k.ID, Date: "2026-03-10", Account: meter.Account{KeyName: name, Plan: plan, Timezone: "UTC"}, Charged: 5}}
+		if diff := cmp.Diff(want, days); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", when, diff)
+		}
+	}
+	check("recorded", "brooks", "free")
+	Exec(t, url, `UPDATE api_keys SET plan = 'paid'`)
+	check("before the migration", "brooks", "paid")
+	files, name := migrations.SQLite, "sqlite/00008_usage_accounts_so_far.sql"
+	if !isSQLite(url) {
+		files, name = migrations.Postgres, "postgres/00008_usage_accounts_so_far.sql"
+	}
+	script, err := files.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	Exec(t, url, string(script))
+	Exec(t, url, `UPDATE api_keys SET plan = 'free'`)
+	check("after the migration", "brooks", "paid")
+	if err := db.DeleteKey(t.Context(), "brooks"); err != nil {
+		t.Fatal(err)
+	}
+	check("deleted", "brooks", "paid")
 }
 
 func testTrimUsage(t *testing.T, url string) {

@@ -173,7 +173,7 @@ func (r *replica) flood(t *testing.T, q *plan.Quota) (granted []Charge) {
 func (r *replica) settle(t *testing.T, granted []Charge) {
 	t.Helper()
 	for _, c := range granted {
-		r.ledger.Add(Slot{c.KeyID, plan.DateOf(c.Window.Start.UTC())})
+		r.ledger.Add(Slot{c.KeyID, plan.DateOf(c.Window.Start.UTC())}, Account{})
 		r.ledger.release(c) // as Meter does
 	}
 }

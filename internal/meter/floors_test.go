@@ -76,7 +76,7 @@ func TestRaised(t *testing.T) {
 
 		// After that in each minute.
 		for range 3 {
-			used := u.total(Slot{"1", today}) + e.meter.ledger.totals[Slot{"1", today}]
+			used := u.total(Slot{"1", today}) + e.meter.ledger.totals[Slot{"1", today}].charged()
 			time.Sleep(raiseEvery)
 			wantServed(t, e, "charge")
 			wantRaises(t, e)
@@ -379,7 +379,7 @@ func TestSettled(t *testing.T) {
 					}()
 					got := map[Slot]int64{}
 					for s, n := range e.meter.ledger.totals {
-						got[s] = n
+						got[s] = n.charged()
 					}
 					wantTotals := map[Slot]int64{}
 					if tt.settled > 0 {
@@ -443,7 +443,7 @@ func TestSettledDay(t *testing.T) {
 				if w := e.get(t); w.Code != http.StatusOK {
 					t.Errorf("answered %d %s", w.Code, w.Body)
 				}
-				if diff := cmp.Diff(map[Slot]int64{{"1", tt.day}: 1}, e.meter.ledger.totals); diff != "" {
+				if diff := cmp.Diff(map[Slot]int64{{"1", tt.day}: 1}, map[Slot]int64{{"1", tt.day}: e.meter.ledger.totals[Slot{"1", tt.day}].charged()}); diff != "" {
 					t.Errorf("in the ledger (-want +got)\n%s", diff)
 				}
 			})

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"sync"
 	"time"
 
+	"helloapi/internal/apikey"
 	"helloapi/internal/plan"
 )
 
@@ -18,7 +20,7 @@ const (
 	writeEvery = time.Second
 	// writeTimeout bounds a write. One that fails is made up for by the next.
 	writeTimeout = 5 * time.Second
-	// writeMost is how many rows one write has at most.
+	// writeMost is how many rows one write has, and a few more.
 	writeMost = 5000
 )
 
@@ -34,8 +36,8 @@ type Usage interface {
 	Used(ctx context.Context, q UsageQuery) (int64, error)
 
 	// DailyUsage returns what was charged on each day from first to before
-	// next, of one key or of all ("") by key and day. Days without a charge are
-	// left out.
+	// next, of one key or of all (""), sorted by key, day and account. Days
+	// without a charge are left out.
 	DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]DayUsage, error)
 
 	// TrimUsage drops the days before drop, and folds those before fold into
@@ -43,10 +45,39 @@ type Usage interface {
 	TrimUsage(ctx context.Context, fold, drop plan.Date) error
 }
 
-// A UsageRow is what one writer has charged a key on a day so far.
+// A UsageRow is what one writer has charged a key on a day so far, on an
+// account.
 type UsageRow struct {
 	Slot
+	Account
 	Charged int64
+	Part    int // which of the writer's accounts in the slot, from 0
+}
+
+// Writer returns the name of the row's writer in the store: a slot has one row
+// a writer there, so each further account is a writer of its own.
+func (r UsageRow) Writer(writer string) string {
+	if r.Part == 0 {
+		return writer
+	}
+	return writer + "/" + strconv.Itoa(r.Part)
+}
+
+// An Account is whose bill a charge goes on: what was true of the key at that
+// moment. It outlives changes to the key, and the key.
+type Account struct {
+	KeyName    string
+	CustomerID string
+	Plan       string
+	Timezone   string // of the quota's windows, and so of the day
+}
+
+func accountOf(key *apikey.Key) Account {
+	a := Account{KeyName: key.Name, CustomerID: key.CustomerID, Plan: key.Plan.Name, Timezone: "UTC"}
+	if q := key.Plan.Quota; q != nil && q.Timezone != "" {
+		a.Timezone = q.Timezone
+	}
+	return a
 }
 
 // A Slot is what is counted apart.
@@ -55,7 +86,7 @@ type Slot struct {
 	Date  plan.Date
 }
 
-// A UsageQuery asks for the days from First to before Next. The rows of Writer
+// A UsageQuery asks for the days from First to before Next. All rows of Writer
 // are left out from the day Known on.
 type UsageQuery struct {
 	KeyID       string
@@ -64,10 +95,11 @@ type UsageQuery struct {
 	Known       plan.Date
 }
 
-// A DayUsage is what a key was charged on a day.
+// A DayUsage is what a key was charged on a day, on an account.
 type DayUsage struct {
-	KeyID   string
-	Date    plan.Date
+	KeyID string
+	Date  plan.Date
+	Account
 	Charged int64
 }
 
@@ -81,7 +113,7 @@ type Ledger struct {
 	done   chan struct{}
 
 	mu     sync.Mutex
-	totals map[Slot]int64 // what this process has charged
+	totals map[Slot]total // what this process has charged
 	dirty  map[Slot]bool  // totals that are not known to be written
 	newest plan.Date      // of the slots
 	held   map[hold]int   // units in flight that a Fallback granted
@@ -89,23 +121,51 @@ type Ledger struct {
 	writes sync.Mutex // held while writing
 }
 
+// A total is what was charged in a slot, on each account: rarely on more than
+// one.
+type total []accountTotal
+
+type accountTotal struct {
+	account Account
+	charged int64
+}
+
+// add charges the account one unit more.
+func (t total) add(a Account) total {
+	for i := range t {
+		if t[i].account == a {
+			t[i].charged++
+			return t
+		}
+	}
+	return append(t, accountTotal{a, 1})
+}
+
+// charged returns the sum over all accounts.
+func (t total) charged() (n int64) {
+	for _, a := range t {
+		n += a.charged
+	}
+	return n
+}
+
 // NewLedger returns a Ledger, which must be closed.
 func NewLedger(usage Usage, log *slog.Logger) *Ledger {
 	l := &Ledger{
 		usage: usage, writer: rand.Text(), log: log,
 		stop: make(chan struct{}), done: make(chan struct{}),
-		totals: map[Slot]int64{}, dirty: map[Slot]bool{}, held: map[hold]int{},
+		totals: map[Slot]total{}, dirty: map[Slot]bool{}, held: map[hold]int{},
 	}
 	go l.run()
 	return l
 }
 
-// Add notes that a key was charged one unit. It will be written within about a
-// second.
-func (l *Ledger) Add(s Slot) {
+// Add notes that a key was charged one unit, on an account. It will be written
+// within about a second.
+func (l *Ledger) Add(s Slot, a Account) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.totals[s]++
+	l.totals[s] = l.totals[s].add(a)
 	l.dirty[s] = true
 	l.newest = max(l.newest, s.Date)
 }
@@ -170,7 +230,7 @@ func (l *Ledger) own(keyID string, first, next plan.Date) (total int64, known pl
 	defer l.mu.Unlock()
 	known = l.known()
 	for d := max(first, known); d < next && d <= l.newest; d = d.Next() {
-		total += l.totals[Slot{keyID, d}]
+		total += l.totals[Slot{keyID, d}].charged()
 	}
 	return total, known
 }
@@ -230,10 +290,12 @@ func (l *Ledger) take() []UsageRow {
 	defer l.mu.Unlock()
 	rows := make([]UsageRow, 0, min(len(l.dirty), writeMost))
 	for s := range l.dirty {
-		if len(rows) == writeMost {
+		if len(rows) >= writeMost {
 			break
 		}
-		rows = append(rows, UsageRow{s, l.totals[s]})
+		for i, a := range l.totals[s] {
+			rows = append(rows, UsageRow{s, a.account, a.charged, i})
+		}
 		delete(l.dirty, s)
 	}
 	return rows

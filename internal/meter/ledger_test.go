@@ -61,7 +61,7 @@ func TestLedgerWritesEachSecond(t *testing.T) {
 		s := Slot{"1", today}
 		for i := range int64(3) {
 			time.Sleep(10300 * time.Millisecond) // now and then
-			l.Add(s)
+			l.Add(s, Account{})
 			time.Sleep(time.Second)
 			synctest.Wait()
 			wantRecorded(t, u, s, i+1)
@@ -81,14 +81,14 @@ func TestLedgerCloseWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := new(usage)
 		l := NewLedger(u, slog.New(slog.DiscardHandler))
-		l.Add(Slot{"1", today})
+		l.Add(Slot{"1", today}, Account{})
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
 		wantRecorded(t, u, Slot{"1", today}, 1)
 		u.fail(errStore)
 		l = NewLedger(u, slog.New(slog.DiscardHandler))
-		l.Add(Slot{"1", today})
+		l.Add(Slot{"1", today}, Account{})
 		if err := l.Close(); !errors.Is(err, errStore) {
 			t.Errorf("what can't be written is lost without a word: %v", err)
 		}
@@ -101,8 +101,8 @@ func TestLedgersAddUp(t *testing.T) {
 	u := new(usage)
 	for range 3 {
 		l := NewLedger(u, slog.New(slog.DiscardHandler))
-		l.Add(Slot{"1", today})
-		l.Add(Slot{"1", today})
+		l.Add(Slot{"1", today}, Account{})
+		l.Add(Slot{"1", today}, Account{})
 		if err := l.Close(); err != nil {
 			t.Error(err)
 		}
@@ -122,7 +122,7 @@ func TestLedgerRepeats(t *testing.T) {
 			l := newLedger(u)
 			s := Slot{"1", today}
 			for range 3 {
-				l.Add(s)
+				l.Add(s, Account{})
 			}
 			for range 2 {
 				if err := l.Write(t.Context()); !errors.Is(err, errStore) {
@@ -132,7 +132,7 @@ func TestLedgerRepeats(t *testing.T) {
 			}
 			u.fail(nil)
 			wantLedger(t, l, "1", *perDay(1), today, 3)
-			l.Add(s)
+			l.Add(s, Account{})
 			for range 2 { // the second has nothing to do
 				if err := l.Write(t.Context()); err != nil {
 					t.Error(err)
@@ -164,12 +164,12 @@ func TestLedgerAddsWhileWriting(t *testing.T) {
 				}
 				u.fail(nil)
 				wantLedger(t, l, "1", *perDay(1), today, 1)
-				l.Add(s)
-				l.Add(other)
+				l.Add(s, Account{})
+				l.Add(other, Account{})
 				wantLedger(t, l, "1", *perDay(1), today, 2)
 				u.fail(fails)
 			}
-			l.Add(s)
+			l.Add(s, Account{})
 			if err := l.Write(t.Context()); !errors.Is(err, fails) {
 				t.Errorf("returned %v, want %v", err, fails)
 			}
@@ -196,7 +196,7 @@ func TestLedgerManyRows(t *testing.T) {
 	l := newLedger(u)
 	const keys = 2*writeMost + 1
 	for i := range keys {
-		l.Add(Slot{strconv.Itoa(i), today})
+		l.Add(Slot{strconv.Itoa(i), today}, Account{})
 	}
 	if err := l.Write(t.Context()); !errors.Is(err, errStore) {
 		t.Errorf("returned %v", err)
@@ -225,7 +225,7 @@ func TestLedgerUsed(t *testing.T) {
 		{"2", "2026-03-15"},
 	} {
 		u.set("somebody", s, 100)
-		l.Add(s)
+		l.Add(s, Account{})
 	}
 	for range 2 { // unwritten and written
 		wantLedger(t, l, "1", *perDay(1), day, 101)
@@ -252,8 +252,8 @@ func TestLedgerForgets(t *testing.T) {
 	l := newLedger(u)
 	day := plan.Date("2026-03-01")
 	for i := range int64(31) {
-		l.Add(Slot{"1", day})
-		l.Add(Slot{"1", day})
+		l.Add(Slot{"1", day}, Account{})
+		l.Add(Slot{"1", day}, Account{})
 		wantLedger(t, l, "1", perMonth(1), day, 2*i+2)
 		if err := l.Write(t.Context()); err != nil {
 			t.Fatal(err)
@@ -266,7 +266,7 @@ func TestLedgerForgets(t *testing.T) {
 	}
 	// A request that came in another time zone's yesterday.
 	s := Slot{"1", "2026-03-30"}
-	l.Add(s)
+	l.Add(s, Account{})
 	if err := l.Write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -280,11 +280,11 @@ func TestLedgerForgetsOnlyWhatIsWritten(t *testing.T) {
 	u := &usage{err: errStore}
 	l := newLedger(u)
 	old := Slot{"1", "2026-03-01"}
-	l.Add(old)
+	l.Add(old, Account{})
 	if err := l.Write(t.Context()); err == nil {
 		t.Error("a write that failed returned no error")
 	}
-	l.Add(Slot{"1", "2026-03-20"})
+	l.Add(Slot{"1", "2026-03-20"}, Account{})
 	l.forget()
 	u.fail(nil)
 	if err := l.Write(t.Context()); err != nil {
@@ -316,7 +316,7 @@ func TestLedgerConcurrently(t *testing.T) {
 		wg.Go(func() {
 			var before int64
 			for i := range each {
-				l.Add(Slot{strconv.Itoa(i % keys), today})
+				l.Add(Slot{strconv.Itoa(i % keys), today}, Account{})
 				if i%10 == 0 {
 					_ = l.Write(t.Context()) // may fail
 					used, err := l.Used(t.Context(), "0", q, w)
@@ -351,7 +351,7 @@ func TestLedgerWarnsOnceAnOutage(t *testing.T) {
 		l := NewLedger(u, slog.New(slog.NewTextHandler(&log, nil)))
 		for i := range 3 {
 			u.fail(errStore)
-			l.Add(Slot{"1", today})
+			l.Add(Slot{"1", today}, Account{})
 			time.Sleep(20 * time.Second)
 			synctest.Wait()
 			if n := strings.Count(log.String(), "level=WARN"); n != i+1 || !strings.Contains(log.String(), errStore.Error()) {
@@ -422,7 +422,7 @@ func TestLedgerTrimFails(t *testing.T) {
 			t.Errorf("after %d trims the log says: %s", n, &log)
 		}
 		u.fail(nil)
-		l.Add(Slot{"1", today})
+		l.Add(Slot{"1", today}, Account{})
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		wantRecorded(t, u, Slot{"1", today}, 1)
@@ -433,4 +433,22 @@ func TestLedgerTrimFails(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A key that changes plan in the middle of a day is charged on both accounts.
+func TestLedgerAccounts(t *testing.T) {
+	t.Parallel()
+	u := new(usage)
+	l := newLedger(u)
+	s, free, paid := Slot{"1", today}, Account{Plan: "free"}, Account{Plan: "paid"}
+	for _, a := range []Account{free, paid, paid, free, paid} {
+		l.Add(s, a)
+		if err := l.Write(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(map[string]map[Slot]int64{"me": {s: 2}, "me/1": {s: 3}}, u.rows); diff != "" {
+		t.Errorf("recorded (-want +got)\n%s", diff)
+	}
+	wantLedger(t, l, "1", *perDay(10), today, 5) // its own, counted once
 }

@@ -109,7 +109,7 @@ func (m *Meter) admit(w http.ResponseWriter, r *http.Request) (*unit, error) {
 	}
 	if quota == nil {
 		setPolicy(h, nil, plan.Window{}, throttle)
-		return &unit{m: m, ctx: ctx, h: h, slot: Slot{key.ID, plan.DateOf(m.limiter.Now().UTC())}}, nil
+		return &unit{m: m, ctx: ctx, h: h, slot: Slot{key.ID, plan.DateOf(m.limiter.Now().UTC())}, account: accountOf(key)}, nil
 	}
 
 	charge, limit, err := m.charge(ctx, key, *quota, window)
@@ -128,7 +128,7 @@ func (m *Meter) admit(w http.ResponseWriter, r *http.Request) (*unit, error) {
 	}
 	setRemaining(h, "quota", remaining, m.reset(charge.Window))
 	date, err := m.date(effective, charge.Window)
-	return &unit{m: m, ctx: ctx, h: h, slot: Slot{key.ID, date}, charge: &charge, remaining: remaining}, err
+	return &unit{m: m, ctx: ctx, h: h, slot: Slot{key.ID, date}, account: accountOf(key), charge: &charge, remaining: remaining}, err
 }
 
 // quota returns the key's quota with what it was granted beyond it, and the
@@ -306,6 +306,7 @@ type unit struct {
 	ctx       context.Context
 	h         http.Header // of the answer
 	slot      Slot
+	account   Account
 	charge    *Charge // nil: there is no quota
 	remaining int64
 	done      bool
@@ -317,7 +318,7 @@ func (u *unit) settle() {
 		return
 	}
 	u.done = true
-	u.m.ledger.Add(u.slot)
+	u.m.ledger.Add(u.slot, u.account)
 	if u.charge != nil {
 		u.m.ledger.release(*u.charge)
 	}

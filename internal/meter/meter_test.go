@@ -167,11 +167,12 @@ func (u *usage) RecordUsage(_ context.Context, writer string, rows []UsageRow) e
 	if u.rows == nil {
 		u.rows = map[string]map[Slot]int64{}
 	}
-	if u.rows[writer] == nil {
-		u.rows[writer] = map[Slot]int64{}
-	}
 	for _, r := range rows {
-		u.rows[writer][r.Slot] = max(u.rows[writer][r.Slot], r.Charged)
+		w := r.Writer(writer)
+		if u.rows[w] == nil {
+			u.rows[w] = map[Slot]int64{}
+		}
+		u.rows[w][r.Slot] = max(u.rows[w][r.Slot], r.Charged)
 	}
 	return u.err
 }
@@ -184,6 +185,7 @@ func (u *usage) Used(ctx context.Context, q UsageQuery) (total int64, err error)
 	defer u.mu.Unlock()
 	u.reads++
 	for writer, rows := range u.rows {
+		writer, _, _ = strings.Cut(writer, "/")
 		for s, n := range rows {
 			if s.KeyID == q.KeyID && q.First <= s.Date && s.Date < q.Next && (writer != q.Writer || s.Date < q.Known) {
 				total += n
@@ -245,7 +247,7 @@ func (u *usage) total(s Slot) (n int64) {
 func newLedger(u Usage) *Ledger {
 	return &Ledger{
 		usage: u, writer: "me", log: slog.New(slog.DiscardHandler),
-		totals: map[Slot]int64{}, dirty: map[Slot]bool{}, held: map[hold]int{},
+		totals: map[Slot]total{}, dirty: map[Slot]bool{}, held: map[hold]int{},
 	}
 }
 

@@ -70,9 +70,14 @@ func (m *Meter) Usage(w http.ResponseWriter, r *http.Request) error {
 		if d.Date >= first {
 			used += d.Charged
 		}
-		if d.Date >= since {
-			answer.Days = append(answer.Days, dayAnswer{d.Date, d.Charged})
+		if d.Date < since {
+			continue
 		}
+		if n := len(answer.Days); n > 0 && answer.Days[n-1].Date == d.Date { // on another account
+			answer.Days[n-1].Used += d.Charged
+			continue
+		}
+		answer.Days = append(answer.Days, dayAnswer{d.Date, d.Charged})
 	}
 	if quota != nil {
 		answer.Quota = &quotaAnswer{

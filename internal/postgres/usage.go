@@ -13,15 +13,21 @@ import (
 
 // RecordUsage implements meter.Usage.
 func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.UsageRow) error {
-	keys, days, charged := make([]string, len(rows)), make([]string, len(rows)), make([]int64, len(rows))
+	charged := make([]int64, len(rows))
+	var texts [7][]string
 	for i, r := range rows {
-		keys[i], days[i], charged[i] = r.KeyID, string(r.Date), r.Charged
+		charged[i] = r.Charged
+		for j, v := range []string{r.KeyID, string(r.Date), r.Writer(writer), r.KeyName, r.CustomerID, r.Plan, r.Timezone} {
+			texts[j] = append(texts[j], v)
+		}
 	}
 	_, err := db.pool.Exec(ctx, `
-		INSERT INTO usage AS u (key_id, day, writer, charged)
-		SELECT k, d::date, $1, n FROM unnest($2::text[], $3::text[], $4::bigint[]) AS t (k, d, n)
+		INSERT INTO usage AS u (charged, key_id, day, writer, key_name, customer_id, plan, timezone)
+		SELECT n, k, d::date, w, name, customer, plan, zone
+		FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+			AS t (n, k, d, w, name, customer, plan, zone)
 		ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = greatest(u.charged, excluded.charged)`,
-		writer, keys, days, charged)
+		charged, texts[0], texts[1], texts[2], texts[3], texts[4], texts[5], texts[6])
 	if err != nil {
 		return fmt.Errorf("postgres: record usage: %w", err)
 	}
@@ -46,7 +52,7 @@ func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.Usag
 			SELECT q.i, coalesce(sum(u.charged), 0)::bigint
 			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS q (k, first, next, writer, known, i)
 			LEFT JOIN usage u ON u.key_id = q.k AND u.day >= q.first::date AND u.day < q.next::date
-				AND NOT (u.writer = q.writer AND u.day >= coalesce(nullif(q.known, ''), '-infinity')::date)
+				AND NOT (split_part(u.writer, '/', 1) = q.writer AND u.day >= coalesce(nullif(q.known, ''), '-infinity')::date)
 			GROUP BY q.i`, n[0], n[1], n[2], n[3], n[4])
 		if err != nil {
 			return err
@@ -68,9 +74,11 @@ func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.Usag
 // DailyUsage implements meter.Usage.
 func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]meter.DayUsage, error) {
 	rows, err := db.pool.Query(ctx, `
-		SELECT key_id, day::text, sum(charged)::bigint FROM usage
-		WHERE ($1 = '' OR key_id = $1) AND day >= $2::text::date AND day < $3::text::date
-		GROUP BY key_id, day HAVING sum(charged) > 0 ORDER BY key_id, day`, keyID, string(first), string(next))
+		SELECT u.key_id, u.day::text, coalesce(u.key_name, k.name, ''), coalesce(u.customer_id, k.customer_id, ''),
+			coalesce(u.plan, k.plan, ''), coalesce(u.timezone, p.quota_timezone, 'UTC'), sum(u.charged)::bigint
+		FROM usage u LEFT JOIN api_keys k ON k.id = u.key_id LEFT JOIN plans p ON p.name = k.plan
+		WHERE ($1 = '' OR u.key_id = $1) AND u.day >= $2::text::date AND u.day < $3::text::date
+		GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(u.charged) > 0 ORDER BY 1, 2, 3, 4, 5, 6`, keyID, string(first), string(next))
 	if err != nil {
 		return nil, fmt.Errorf("postgres: list usage: %w", err)
 	}
@@ -89,9 +97,10 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 			return fmt.Errorf("postgres: drop old usage: %w", err)
 		}
 		_, err := tx.Exec(ctx, `
-			WITH gone AS (DELETE FROM usage WHERE day < $1::text::date AND writer <> '' RETURNING key_id, day, charged)
-			INSERT INTO usage AS u (key_id, day, writer, charged)
-			SELECT key_id, day, '', sum(charged) FROM gone GROUP BY key_id, day ORDER BY key_id, day
+			WITH gone AS (DELETE FROM usage WHERE day < $1::text::date AND writer <> '' AND writer NOT LIKE '/%' RETURNING *)
+			INSERT INTO usage AS u (key_id, day, writer, charged, key_name, customer_id, plan, timezone)
+			SELECT key_id, day, '/' || min(writer), sum(charged), key_name, customer_id, plan, timezone
+			FROM gone GROUP BY key_id, day, key_name, customer_id, plan, timezone ORDER BY key_id, day, min(writer)
 			ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = u.charged + excluded.charged`, string(fold))
 		if err != nil {
 			return fmt.Errorf("postgres: fold old usage: %w", err)

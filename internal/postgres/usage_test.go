@@ -39,12 +39,12 @@ func TestLedgerAnswerLost(t *testing.T) {
 	for _, reset := range []bool{false, true, false} {
 		want += 4
 		for range 3 {
-			ledger.Add(slot)
+			ledger.Add(slot, meter.Account{})
 		}
 		if err := ledger.Write(t.Context()); err != nil { // the first prepares the statement
 			t.Fatal(err)
 		}
-		ledger.Add(slot)
+		ledger.Add(slot, meter.Account{})
 		cut := proxy.CutAnswer(slot.KeyID, reset)
 		if err := ledger.Write(t.Context()); err == nil || !cut() {
 			t.Fatalf("the answer was not lost: cut %v, %v", cut(), err)

@@ -14,14 +14,14 @@ import (
 func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.UsageRow) error {
 	err := db.inTx(ctx, func(tx *sql.Tx) error {
 		upsert, err := tx.PrepareContext(ctx, `
-			INSERT INTO usage (key_id, day, writer, charged) VALUES (?, ?, ?, ?)
+			INSERT INTO usage (key_id, day, writer, charged, key_name, customer_id, plan, timezone) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 			ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = max(charged, excluded.charged)`)
 		if err != nil {
 			return err
 		}
 		defer upsert.Close()
 		for _, r := range rows {
-			if _, err := upsert.ExecContext(ctx, r.KeyID, string(r.Date), writer, r.Charged); err != nil {
+			if _, err := upsert.ExecContext(ctx, r.KeyID, string(r.Date), r.Writer(writer), r.Charged, r.KeyName, r.CustomerID, r.Plan, r.Timezone); err != nil {
 				return err
 			}
 		}
@@ -43,7 +43,8 @@ func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.Usag
 	for _, c := range calls {
 		c.Err = db.read.QueryRowContext(ctx, `
 			SELECT coalesce(sum(charged), 0) FROM usage
-			WHERE key_id = ? AND day >= ? AND day < ? AND NOT (writer = ? AND day >= ?)`,
+			WHERE key_id = ?1 AND day >= ?2 AND day < ?3
+				AND NOT (writer || '/' LIKE ?4 || '/%' AND day >= ?5)`,
 			c.In.KeyID, string(c.In.First), string(c.In.Next), c.In.Writer, string(c.In.Known)).Scan(&c.Out)
 		if c.Err != nil {
 			c.Err = fmt.Errorf("sqlite: read usage: %w", c.Err)
@@ -54,9 +55,11 @@ func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.Usag
 // DailyUsage implements meter.Usage.
 func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]meter.DayUsage, error) {
 	rows, err := db.read.QueryContext(ctx, `
-		SELECT key_id, day, sum(charged) FROM usage
-		WHERE (?1 = '' OR key_id = ?1) AND day >= ?2 AND day < ?3
-		GROUP BY key_id, day HAVING sum(charged) > 0 ORDER BY key_id, day`, keyID, string(first), string(next))
+		SELECT u.key_id, u.day, coalesce(u.key_name, k.name, ''), coalesce(u.customer_id, k.customer_id, ''),
+			coalesce(u.plan, k.plan, ''), coalesce(u.timezone, p.quota_timezone, 'UTC'), sum(u.charged)
+		FROM usage u LEFT JOIN api_keys k ON k.id = u.key_id LEFT JOIN plans p ON p.name = k.plan
+		WHERE (?1 = '' OR u.key_id = ?1) AND u.day >= ?2 AND u.day < ?3
+		GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(u.charged) > 0 ORDER BY 1, 2, 3, 4, 5, 6`, keyID, string(first), string(next))
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: list usage: %w", err)
 	}
@@ -64,7 +67,7 @@ func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Dat
 	var days []meter.DayUsage
 	for rows.Next() {
 		var d meter.DayUsage
-		if err := rows.Scan(&d.KeyID, &d.Date, &d.Charged); err != nil {
+		if err := rows.Scan(&d.KeyID, &d.Date, &d.KeyName, &d.CustomerID, &d.Plan, &d.Timezone, &d.Charged); err != nil {
 			return nil, fmt.Errorf("sqlite: list usage: %w", err)
 		}
 		days = append(days, d)
@@ -83,10 +86,12 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 			day plan.Date
 		}{
 			{`DELETE FROM usage WHERE day < ?`, drop},
-			{`INSERT INTO usage (key_id, day, writer, charged)
-				SELECT key_id, day, '', sum(charged) FROM usage WHERE day < ? AND writer <> '' GROUP BY key_id, day
+			{`INSERT INTO usage (key_id, day, writer, charged, key_name, customer_id, plan, timezone)
+				SELECT key_id, day, '/' || min(writer), sum(charged), key_name, customer_id, plan, timezone
+				FROM usage WHERE day < ? AND writer <> '' AND writer NOT LIKE '/%'
+				GROUP BY key_id, day, key_name, customer_id, plan, timezone
 				ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = charged + excluded.charged`, fold},
-			{`DELETE FROM usage WHERE day < ? AND writer <> ''`, fold},
+			{`DELETE FROM usage WHERE day < ? AND writer <> '' AND writer NOT LIKE '/%'`, fold},
 		} {
 			if _, err := tx.ExecContext(ctx, stmt.sql, string(stmt.day)); err != nil {
 				return err
