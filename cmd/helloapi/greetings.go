@@ -50,7 +50,7 @@ type greetingsDeleteCmd struct {
 }
 
 func (c *greetingsDeleteCmd) Run(p *program) error {
-	name, err := hello.ParseName(c.Name)
+	name, err := hello.NormalizeName(c.Name)
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ func New(c Config) http.Handler {
 		r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	}
-	r.NotFound(web.Handler(web.NotFound).ServeHTTP)
+	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
 	return r
 }

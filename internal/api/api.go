@@ -49,7 +49,7 @@ func New(c Config) http.Handler {
 		web.Finish(c.RequestTimeout),  // from here on a request ends by its own time only
 		middleware.StripSlashes,       // /hello/ is /hello
 	)
-	r.NotFound(web.Handler(web.NotFound).ServeHTTP)
+	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
 
 	m := meter.New(c.Limiter, c.Ledger)
@@ -75,7 +75,7 @@ func allowOrigins(c Config) func(http.Handler) http.Handler {
 			http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
 		},
 		AllowedHeaders: []string{"*"},
-		ExposedHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id"},
+		ExposedHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id", "Location"},
 		MaxAge:         int((2 * time.Hour).Seconds()), // the most that Chromium grants
 	})
 }

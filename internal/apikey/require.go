@@ -21,6 +21,12 @@ func From(ctx context.Context) *Key {
 	return k
 }
 
+// NewContext returns a context whose request was let in with the key, for tests
+// of handlers.
+func NewContext(ctx context.Context, key *Key) context.Context {
+	return context.WithValue(ctx, contextKey{}, key)
+}
+
 // Require lets in requests with a key that may call. To all others it answers
 // 403 alike, whatever the reason, and notes the reason for the operator; where
 // keys can't be asked it answers 503. Keys expire by the clock now.
@@ -44,7 +50,7 @@ func Require(keys Finder, now func() time.Time) func(http.Handler) http.Handler 
 				web.Fail(w, r, &web.Error{Status: http.StatusForbidden, Type: "ForbiddenException"})
 				return
 			}
-			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), contextKey{}, key)))
+			next.ServeHTTP(w, r.WithContext(NewContext(r.Context(), key)))
 		})
 	}
 }

@@ -338,7 +338,7 @@ func testCORS(t *testing.T, d *deployment) {
 		if a.header.Get("Access-Control-Allow-Origin") != "*" {
 			t.Errorf("%d without Access-Control-Allow-Origin", a.status)
 		}
-		for _, h := range []string{"ratelimit", "ratelimit-policy", "retry-after", "x-request-id"} {
+		for _, h := range []string{"ratelimit", "ratelimit-policy", "retry-after", "x-request-id", "location"} {
 			if !strings.Contains(strings.ToLower(a.header.Get("Access-Control-Expose-Headers")), h) {
 				t.Errorf("%d does not expose %s", a.status, h)
 			}

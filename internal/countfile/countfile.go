@@ -18,7 +18,6 @@ import (
 	"unicode/utf8"
 
 	"helloapi/internal/hello"
-	"helloapi/internal/web"
 )
 
 // maxLine is the length of the longest line, in bytes. An item of the
@@ -313,11 +312,8 @@ func (r *Reader) row(name, count string, line int64) (Row, error) {
 	if name == "" {
 		return Row{}, &LineError{line, errors.New("the name is empty")}
 	}
-	name, err := hello.ParseName(name)
-	var bad *web.Error
-	if errors.As(err, &bad) {
-		return Row{}, &LineError{line, errors.New(bad.Message)}
-	} else if err != nil {
+	name, err := hello.NormalizeName(name)
+	if err != nil {
 		return Row{}, &LineError{line, err}
 	}
 	n, err := strconv.ParseInt(count, 10, 64)

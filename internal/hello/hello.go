@@ -6,6 +6,7 @@ package hello
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -30,6 +31,20 @@ type Greetings interface {
 	Greet(ctx context.Context, name string) (int64, error)
 }
 
+// Why a name cannot be greeted.
+var (
+	ErrNotUTF8 = errors.New("the name is not UTF-8")
+	ErrControl = errors.New("the name has a control character")
+	ErrTooLong = fmt.Errorf("the name has more than %d characters", MaxName)
+)
+
+// statuses are the answers to what goes wrong.
+var statuses = web.Statuses{
+	ErrNotUTF8: http.StatusBadRequest,
+	ErrControl: http.StatusBadRequest,
+	ErrTooLong: http.StatusBadRequest,
+}
+
 // Handler answers GET /hello?name=NAME.
 func Handler(greetings Greetings) web.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
@@ -37,39 +52,38 @@ func Handler(greetings Greetings) web.Handler {
 		if err != nil {
 			return err
 		}
-		name, err := parseName(query["name"])
+		name, err := nameFrom(query["name"])
 		if err != nil {
-			return err
+			return statuses.Answer(err)
 		}
 		n, err := greetings.Greet(r.Context(), name)
 		if err != nil {
-			return web.Unavailable(err)
+			return statuses.Answer(err)
 		}
 		return web.JSON(w, http.StatusOK, web.Message{Message: fmt.Sprintf("Hello %s #%d!", name, n)})
 	}
 }
 
-// parseName returns the name to greet, "anonymous" if there is none. Of several
-// the last one counts. Names are compared after Unicode NFC, so that one name
-// written in two ways is still one.
-func parseName(names []string) (string, error) {
+// nameFrom returns the name to greet: the last of those given, or "anonymous".
+func nameFrom(names []string) (string, error) {
 	if len(names) == 0 || names[len(names)-1] == "" {
 		return "anonymous", nil
 	}
-	return ParseName(names[len(names)-1])
+	return NormalizeName(names[len(names)-1])
 }
 
-// ParseName returns a name as it is counted, or a 400 that says why it can't be.
-func ParseName(name string) (string, error) {
+// NormalizeName returns a name as it is counted: in Unicode NFC, so that one
+// name written in two ways is still one.
+func NormalizeName(name string) (string, error) {
 	if !utf8.ValidString(name) {
-		return "", web.BadRequest("The name is not UTF-8")
+		return "", ErrNotUTF8
 	}
 	name = norm.NFC.String(name)
 	if strings.ContainsFunc(name, unicode.IsControl) {
-		return "", web.BadRequest("The name has a control character")
+		return "", ErrControl
 	}
 	if utf8.RuneCountInString(name) > MaxName {
-		return "", web.BadRequest("The name has more than %d characters", MaxName)
+		return "", ErrTooLong
 	}
 	return name, nil
 }

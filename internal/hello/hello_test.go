@@ -222,10 +222,14 @@ func nameOf(query string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return parseName(values["name"])
+	name, err := nameFrom(values["name"])
+	if err != nil {
+		err = statuses.Answer(err)
+	}
+	return name, err
 }
 
-func FuzzParseName(f *testing.F) {
+func FuzzName(f *testing.F) {
 	for _, query := range []string{
 		"", "name=", "name=a&name=b", "name=a+b", "name=%zz", "name=a;b", "name=%FF", "name=%00", "name=%C2%85",
 		"name=e%CC%81", "name=" + strings.Repeat("a", 257), "name=" + strings.Repeat("e\u0301", 256),
@@ -238,24 +242,24 @@ func FuzzParseName(f *testing.F) {
 		if err != nil {
 			e, ok := errors.AsType[*web.Error](err)
 			if !ok || e.Status != http.StatusBadRequest || e.Message == "" {
-				t.Errorf("parseName(%q): %v, want a 400 with a message", query, err)
+				t.Errorf("nameOf(%q): %v, want a 400 with a message", query, err)
 			}
 			return
 		}
 		if !utf8.ValidString(name) || !norm.NFC.IsNormalString(name) {
-			t.Errorf("parseName(%q) = %+q, which is not UTF-8 in NFC", query, name)
+			t.Errorf("nameOf(%q) = %+q, which is not UTF-8 in NFC", query, name)
 		}
 		if n := utf8.RuneCountInString(name); n < 1 || n > 256 {
-			t.Errorf("parseName(%q) = %q, which has %d code points", query, name, n)
+			t.Errorf("nameOf(%q) = %q, which has %d code points", query, name, n)
 		}
 		for _, r := range name {
 			if unicode.Is(unicode.Cc, r) {
-				t.Errorf("parseName(%q) = %q, which has the control character %U", query, name, r)
+				t.Errorf("nameOf(%q) = %q, which has the control character %U", query, name, r)
 			}
 		}
 		// Who is greeted by the name that was returned is the same.
 		if again, err := nameOf("name=" + url.QueryEscape(name)); err != nil || again != name {
-			t.Errorf("parseName(%q) = %q, whose own name is %q, %v", query, name, again, err)
+			t.Errorf("nameOf(%q) = %q, whose own name is %q, %v", query, name, again, err)
 		}
 	})
 }

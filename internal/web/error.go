@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // An Error is a failure with the answer it deserves. Message is for the
@@ -47,10 +49,41 @@ func BadRequest(format string, args ...any) error {
 	return &Error{Status: http.StatusBadRequest, Message: fmt.Sprintf(format, args...)}
 }
 
+// NotFound is a 404 that says what is not there.
+func NotFound(format string, args ...any) error {
+	return &Error{Status: http.StatusNotFound, Message: fmt.Sprintf(format, args...)}
+}
+
+// Conflict is a 409 that says what stands in the way.
+func Conflict(format string, args ...any) error {
+	return &Error{Status: http.StatusConflict, Message: fmt.Sprintf(format, args...)}
+}
+
 // Unavailable is a 503 that asks the client to try again in a second. It is
 // the answer where a store failed or there is too much to do.
 func Unavailable(err error) error {
 	return &Error{Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Err: err}
+}
+
+// Statuses are the answers to the errors of a domain package: an error's text,
+// as a sentence, is the answer's message. A handler has one table.
+type Statuses map[error]int
+
+// Answer returns the answer to err: as the table says for an error that it has,
+// or that wraps one that it has; 503 for any other, which is a store's.
+func (s Statuses) Answer(err error) error {
+	for known, status := range s {
+		if errors.Is(err, known) {
+			return &Error{Status: status, Message: sentence(err.Error())}
+		}
+	}
+	return Unavailable(err)
+}
+
+// sentence begins an error's text with a capital letter.
+func sentence(text string) string {
+	first, n := utf8.DecodeRuneInString(text)
+	return string(unicode.ToUpper(first)) + text[n:]
 }
 
 // A Handler answers a request, or returns the error that says how to: an
@@ -129,5 +162,18 @@ func JSON(w http.ResponseWriter, status int, v any) error {
 	if _, err := w.Write(b); err != nil {
 		return fmt.Errorf("write answer: %w", err)
 	}
+	return nil
+}
+
+// Created answers 201 with v, and says where it can be read: location is the
+// path of a route.
+func Created(w http.ResponseWriter, location string, v any) error {
+	w.Header().Set("Location", location)
+	return JSON(w, http.StatusCreated, v)
+}
+
+// NoContent answers 204, which has no body.
+func NoContent(w http.ResponseWriter) error {
+	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

@@ -67,8 +67,8 @@ func Finish(limit time.Duration) func(http.Handler) http.Handler {
 	}
 }
 
-// NotFound answers where no route has the path.
-func NotFound(http.ResponseWriter, *http.Request) error {
+// NoRoute answers 404 where no route has the path.
+func NoRoute(http.ResponseWriter, *http.Request) error {
 	return &Error{Status: http.StatusNotFound}
 }
 
@@ -91,7 +91,7 @@ func MethodNotAllowed(routes chi.Routes) Handler {
 			}
 		}
 		if allowed == nil {
-			return NotFound(w, r)
+			return NoRoute(w, r)
 		}
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return &Error{Status: http.StatusMethodNotAllowed}

@@ -155,7 +155,7 @@ func TestFail(t *testing.T) {
 // Errors are answered also where no record is kept.
 func TestFailOutsideObserve(t *testing.T) {
 	t.Parallel()
-	w := serve(web.Handler(web.NotFound), http.MethodGet, "/")
+	w := serve(web.Handler(web.NoRoute), http.MethodGet, "/")
 	if w.Code != http.StatusNotFound || w.Body.String() != `{"message":"Not Found"}` {
 		t.Errorf("answered %d %s", w.Code, w.Body)
 	}
@@ -454,7 +454,7 @@ func TestFinishCancels(t *testing.T) {
 func routes(f *frame) *chi.Mux {
 	r := chi.NewRouter()
 	r.Use(f.mw, web.Recover, middleware.StripSlashes)
-	r.NotFound(web.Handler(web.NotFound).ServeHTTP)
+	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
 	ok := func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusOK) }
 	r.Get("/hello", ok)
