@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 	"github.com/go-chi/cors"
 
 	"helloapi/internal/apikey"
@@ -47,7 +46,7 @@ func New(c Config) http.Handler {
 		web.Recover,                   // below CORS: a page can read a 500 too
 		web.Shed(c.MaxInFlight),       // before anything that costs
 		web.Finish(c.RequestTimeout),  // from here on a request ends by its own time only
-		middleware.StripSlashes,       // /hello/ is /hello
+		web.NormalizePath,             // /hello/ and /%68ello are /hello
 	)
 	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)

@@ -229,6 +229,7 @@ func testContract(t *testing.T, d *deployment) {
 		{"GET", "/hello?name=", key, nil, 200, "Hello anonymous #2!", ""},
 		{"GET", "/hello?name=b&name=a", key, nil, 200, "Hello a #3!", ""},
 		{"GET", "/hello?name=a&name=", key, nil, 200, "Hello anonymous #3!", ""},
+		{"GET", "/%68ello?name=spelled", key, nil, 200, "Hello spelled #1!", ""},
 		{"GET", "/hello?Name=a", key, nil, 200, "Hello anonymous #4!", ""},
 		{"GET", "/hello?name=a", "", []string{"X-API-KEY", key}, 200, "Hello a #4!", ""},
 
@@ -254,6 +255,9 @@ func testContract(t *testing.T, d *deployment) {
 		{"POST", "/nothing", "", nil, 404, "Not Found", ""},
 		{"BREW", "/nothing", "", nil, 404, "Not Found", ""},
 		{"GET", "/hello/" + key, "", nil, 404, "Not Found", ""},
+		{"GET", "/hello%2F", key, nil, 404, "Not Found", ""},
+		{"POST", "/hello%2F", key, nil, 404, "Not Found", ""},
+		{"POST", "/%68ello", key, nil, 405, "Method Not Allowed", ""},
 		{"POST", "/hello", key, nil, 405, "Method Not Allowed", ""},
 		{"PUT", "/hello/", "", nil, 405, "Method Not Allowed", ""},
 		{"OPTIONS", "/hello", "", nil, 405, "Method Not Allowed", ""}, // no preflight

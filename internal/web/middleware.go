@@ -77,13 +77,7 @@ func NoRoute(http.ResponseWriter, *http.Request) error {
 // chi asks it about any path.
 func MethodNotAllowed(routes chi.Routes) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		path := r.URL.RawPath // as chi routes
-		if path == "" {
-			path = r.URL.Path
-		}
-		if len(path) > 1 {
-			path = strings.TrimSuffix(path, "/") // as middleware.StripSlashes does
-		}
+		path := RoutePath(r.URL)
 		var allowed []string
 		for _, m := range methods {
 			if routes.Match(chi.NewRouteContext(), m, path) {

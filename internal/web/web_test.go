@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -453,7 +452,7 @@ func TestFinishCancels(t *testing.T) {
 // routes are routed as those of internal/api are.
 func routes(f *frame) *chi.Mux {
 	r := chi.NewRouter()
-	r.Use(f.mw, web.Recover, middleware.StripSlashes)
+	r.Use(f.mw, web.Recover, web.NormalizePath)
 	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
 	ok := func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusOK) }
