@@ -85,6 +85,10 @@ deploy: ## Bring the cluster of kubectl to OVERLAY (local), and wait until it se
 e2e-kubernetes: ## Try overlays/local on the cluster of kubectl, which must have its images
 	cd $(SYSTEMTEST) && go test -tags e2e -count=1 -timeout 40m -v -run TestCluster ./kubernetes
 
+.PHONY: bench
+bench: ## Measure beside a bare handler, a naive version and pgbench, in 8 minutes; BENCH=short: in one
+	DURABLE=1 internal/backendtest/with-servers go run ./internal/bench $(if $(filter short,$(BENCH)),-short)
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for 20 seconds
 	@set -e; for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' internal | xargs -n1 dirname | sort -u); do \
