@@ -399,8 +399,8 @@ func TestImportGreetings(t *testing.T) {
 		env := map[string]string{"DATABASE_URL": url}
 		must(t, url, "import", "greetings", write(t, "a.csv", "name,count\nbrooks,41\n"), write(t, "b.jsonl", `{"Item":{"name":{"S":"ann"},"greeting_count":{"N":"7"}}}`), "--add")
 		bad := write(t, "bad.jsonl", "{\"name\":\"a\",\"count\":1}\n{\"name\":\"b\"}\n{\"name\":\"c\",\"count\":3}\n")
-		refused(t, env, []string{"import", "greetings", bad, "--add"}, bad+`: line 2: it has no attribute "greeting_count"`, "it goes on from there")
-		refused(t, env, []string{"import", "greetings", bad, "--replace"}, "line 2:", "--from-line 2")
+		refused(t, env, []string{"import", "greetings", bad, "--add"}, bad+`: line 2: it has no attribute "greeting_count"`, "the lines before line 2 are imported: import the file again, it continues there")
+		refused(t, env, []string{"import", "greetings", bad, "--replace"}, "line 2:", "then import all the files again")
 		out, stderr, err := helloapi(t, env, "import", "greetings", bad, "--add", "-o", "json")
 		var shown []importedInfo
 		if err == nil || json.Unmarshal([]byte(out), &shown) != nil || shown[0].Before != 1 || shown[0].NextLine != 2 {
@@ -423,6 +423,32 @@ func TestImportGreetings(t *testing.T) {
 		}
 		refused(t, env, []string{"import", "greetings", bad}, "--add or --replace")
 		refused(t, env, []string{"import", "greetings", bad, "--add", "--replace"}, "can't be used together")
+		refused(t, env, []string{"import", "greetings", bad, "--replace", "--from-line", "2"}, "--from-line is for --add")
+		refused(t, env, []string{"import", "greetings", write(t, "empty.csv", "who;n\nbrooks;5\n"), "--add"}, "separated by semicolons")
+		// One name on several lines, of several files: its sum. A file that grew: what is new.
+		parts := []string{write(t, "1.csv", "name,count\nZo\u00eb,5\nsum,1\n"), write(t, "2.jsonl", `{"name":"Zoe\u0308","count":7.0}`)}
+		for range 2 {
+			must(t, url, "import", "greetings", parts[0], parts[1], "--replace")
+			if got := must(t, url, "greetings", "top", "-n", "1"); !strings.HasSuffix(got, "12      Zo\u00eb") {
+				t.Errorf("a name on two lines:\n%s", got)
+			}
+		}
+		grown := write(t, "grown.csv", "name,count\nzed,20\n")
+		for _, more := range []string{"", "zed,30\n", "zed,40\n"} {
+			data, err := os.ReadFile(grown)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(grown, append(data, more...), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			must(t, url, "import", "greetings", grown, "--add")
+		}
+		if got := must(t, url, "greetings", "top", "-n", "1"); !strings.HasSuffix(got, "90      zed") {
+			t.Errorf("a file that grew:\n%s", got)
+		}
+		refused(t, env, []string{"import", "greetings", write(t, "other.csv", "name,count\nzed,20\nzed,1\n"), "--add"}, "row 1 of this file is also what an import of 3 rows", "--from-line 1")
+		refused(t, env, []string{"import", "greetings", write(t, "half.jsonl", `{"name":"a\ud83d","count":7}`), "--add"}, "lone surrogate")
 		refused(t, env, []string{"import", "greetings", bad, bad, "--add", "--from-line", "2"}, "give one file")
 		refused(t, env, []string{"import", "greetings", "/nowhere", "--add"}, "/nowhere")
 	})

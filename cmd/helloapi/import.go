@@ -44,11 +44,11 @@ type importGreetingsCmd struct {
 	database
 	output
 	Files          []string `arg:"" name:"file" help:"Files with a JSON object on each line, as DynamoDB exports a table, or CSV with a header; compressed with gzip or not; - for standard input."`
-	Add            bool     `xor:"how" required:"" help:"Add the counts to those that are there. What an import that was interrupted has added is not added again."`
-	Replace        bool     `xor:"how" required:"" help:"Set the counts; a name that the file does not have keeps its own."`
+	Add            bool     `xor:"how" required:"" help:"Add the counts to those that are there. Lines that an earlier import has added are not added again."`
+	Replace        bool     `xor:"how" required:"" help:"Set the counts; a name that no file has keeps its own."`
 	NameAttribute  string   `default:"name" placeholder:"NAME" help:"The attribute or column that has the name."`
 	CountAttribute string   `placeholder:"NAME" help:"The attribute or column that has the count. Default: greeting_count, or else count."`
-	FromLine       int64    `placeholder:"N" help:"Take the lines of the file from this one on, whatever was taken before."`
+	FromLine       int64    `placeholder:"N" help:"Add the lines of the file from this one on, whatever was added before."`
 }
 
 // Validate is called when the flags have been read.
@@ -58,6 +58,9 @@ func (c *importGreetingsCmd) Validate() error {
 	}
 	if c.FromLine > 0 && len(c.Files) > 1 {
 		return errors.New("--from-line: give one file, that which has the line")
+	}
+	if c.FromLine > 0 && c.Replace {
+		return errors.New("--from-line is for --add: with --replace import all the files again, from their first lines")
 	}
 	return nil
 }
@@ -74,9 +77,10 @@ type importedInfo struct {
 func (c *importGreetingsCmd) Run(p *program) error {
 	return c.use(p, func(db backend.Database) (err error) {
 		shown := []importedInfo{}
+		run := countfile.NewRun()
 		for _, path := range c.Files {
 			var r countfile.Result
-			r, err = c.file(p, db, path)
+			r, err = c.file(p, db, path, run)
 			shown = append(shown, importedInfo{fileName(path), r.Taken, r.Before, r.NextLine, shownTime(r.DoneAt)})
 			if err != nil {
 				break
@@ -90,7 +94,7 @@ func (c *importGreetingsCmd) Run(p *program) error {
 }
 
 // file imports a file, and says what was taken.
-func (c *importGreetingsCmd) file(p *program, db countfile.Store, path string) (countfile.Result, error) {
+func (c *importGreetingsCmd) file(p *program, db countfile.Store, path string, run int64) (countfile.Result, error) {
 	var f *os.File
 	defer func() {
 		if f != nil {
@@ -114,7 +118,7 @@ func (c *importGreetingsCmd) file(p *program, db countfile.Store, path string) (
 	}
 	how := countfile.How{
 		Options: countfile.Options{Name: c.NameAttribute, Count: c.CountAttribute},
-		Replace: c.Replace, FromLine: c.FromLine,
+		Replace: c.Replace, Run: run, FromLine: c.FromLine,
 	}
 	bar := newProgress(p, path)
 	how.Progress = bar.show
@@ -130,23 +134,26 @@ func (c *importGreetingsCmd) file(p *program, db countfile.Store, path string) (
 	case err == nil || r.Taken > 0:
 		fmt.Fprintf(p.stderr, "%s: took %d rows.\n", name, r.Taken)
 	}
-	if err == nil {
-		return r, nil
-	}
-	err = fmt.Errorf("%s: %w", name, err)
-	remembered := c.Add && c.FromLine == 0 && path != "-"
-	var bad *countfile.LineError
-	switch {
-	case errors.As(err, &bad) && remembered:
-		err = errors.Join(err, fmt.Errorf("the lines before are taken, none after: correct the line and import the file again, it goes on from there"))
-	case errors.As(err, &bad):
-		err = errors.Join(err, fmt.Errorf("the lines before are taken, none after: correct the line and go on with --from-line %d", bad.Line))
-	case r.NextLine > 0 && remembered:
-		err = errors.Join(err, fmt.Errorf("the lines before line %d are taken: import the file again, it goes on from there", r.NextLine))
-	case r.NextLine > 0:
-		err = errors.Join(err, fmt.Errorf("the lines before line %d are taken: go on with --from-line %[1]d", r.NextLine))
+	if err != nil {
+		err = errors.Join(fmt.Errorf("%s: %w", name, err), c.next(r, path))
 	}
 	return r, err
+}
+
+// next says how to continue an import that stopped, nil if there is nothing to
+// say.
+func (c *importGreetingsCmd) next(r countfile.Result, path string) error {
+	switch {
+	case r.NextLine == 0:
+		return nil
+	case r.Taken+r.Before == 0:
+		return errors.New("no line was imported")
+	case c.Replace:
+		return fmt.Errorf("the lines before line %d are imported: correct the file, then import all the files again", r.NextLine)
+	case c.FromLine == 0 && path != "-":
+		return fmt.Errorf("the lines before line %d are imported: import the file again, it continues there", r.NextLine)
+	}
+	return fmt.Errorf("the lines before line %d are imported: continue with --from-line %[1]d", r.NextLine)
 }
 
 // A progress shows on a terminal how far an import is.

@@ -48,6 +48,7 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"ApplyConcurrently": testApplyConcurrently,
 		"ApplyMany":         testApplyMany,
 		"Import":            testImport,
+		"ImportAgain":       testImportAgain,
 		"ImportTogether":    testImportTogether,
 		"CertLease":         testCertLease,
 		"CertOutcomes":      testCertOutcomes,

@@ -101,9 +101,49 @@ func testImport(t *testing.T, url string) {
 		if _, err := importCounts(t, db, "name,count\nname1,5\nname2,7\nname1,6\nnew,1\n", countfile.How{Replace: true, Batch: 2}); err != nil {
 			t.Fatal(err)
 		}
-		want["name1"], want["name2"], want["new"] = 6, 7, 1
+		want["name1"], want["name2"], want["new"] = 5+6, 7, 1 // in one batch or two
 		wantCounts(t, db, want)
 	}
+}
+
+// testImportAgain imports files that have rows in common: what is new is added
+// once, or the file is refused, also after the database was closed.
+func testImportAgain(t *testing.T, url string) {
+	var b strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&b, "name%d,1\n", i)
+	}
+	lines := strings.SplitAfter(b.String(), "\n")
+	file := func(from, to int) string { return "name,count\n" + strings.Join(lines[from:to], "") }
+	add := func(data string, batch int) (countfile.Result, error) {
+		return importCounts(t, open(t, url), data, countfile.How{Batch: batch})
+	}
+	for i, size := range []int{1, 70, 500, 1000} {
+		before := []int64{0, 1, 70, 500}[i]
+		if r, err := add(file(0, size), 64); err != nil || r.Before != before || r.Taken != int64(size)-before {
+			t.Errorf("%d rows: %+v, %v", size, r, err)
+		}
+	}
+	for _, size := range []int{1, 64, 70, 500, 1000} { // as they were once
+		if r, err := add(file(0, size), 100); err != nil || r.Taken != 0 || r.DoneAt.IsZero() {
+			t.Errorf("%d rows again: %+v, %v", size, r, err)
+		}
+	}
+	var overlap *countfile.OverlapError
+	for name, data := range map[string]string{
+		"cut off":        file(0, 600),
+		"changed inside": strings.ReplaceAll(file(0, 1000), "name700,1", "name700,2"),
+		"begins alike":   file(0, 1) + "other,1\n",
+	} {
+		if r, err := add(data, 100); !errors.As(err, &overlap) || r.Taken != 0 || overlap.Other.At.IsZero() {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+	want := map[string]int64{}
+	for i := range 1000 {
+		want[fmt.Sprint("name", i)] = 1
+	}
+	wantCounts(t, open(t, url), want)
 }
 
 // refuse has the database refuse the count of one name.

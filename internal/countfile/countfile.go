@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"helloapi/internal/hello"
+	"helloapi/internal/textfile"
 )
 
 // maxLine is the length of the longest line, in bytes. An item of the
@@ -88,9 +89,11 @@ func NewReader(in io.Reader, opts Options) (*Reader, error) {
 		}
 		r.text = bufio.NewReaderSize(z, 256<<10)
 	}
-	if bom, _ := r.text.Peek(3); bytes.Equal(bom, []byte("\xef\xbb\xbf")) {
-		_, _ = r.text.Discard(3)
+	text, err := textfile.NewReader(r.text)
+	if err != nil {
+		return nil, readError(err)
 	}
+	r.text = text
 	isJSON, err := r.isJSON()
 	if err != nil || isJSON {
 		return r, err
@@ -190,6 +193,9 @@ func (r *Reader) item(line []byte) (name, count string, err error) {
 		}
 		return "", "", fmt.Errorf("not JSON: %w", err)
 	}
+	if item["Metadata"] != nil && item["Keys"] != nil {
+		return "", "", errors.New("this is an incremental export of DynamoDB, which has changes and not counts: make a full export (--export-type FULL_EXPORT)")
+	}
 	if inner, ok := item["Item"]; ok && len(item) == 1 {
 		item = nil
 		if err := json.Unmarshal(inner, &item); err != nil {
@@ -205,6 +211,9 @@ func (r *Reader) item(line []byte) (name, count string, err error) {
 	}
 	if name, ok = scalar(raw, "S"); !ok {
 		return "", "", fmt.Errorf("attribute %q must be a text", r.opts.Name)
+	}
+	if _, whole := textfile.Pairs(raw); !whole {
+		return "", "", fmt.Errorf("attribute %q has half of a character (a lone surrogate, \\ud800 to \\udfff): correct the name", r.opts.Name)
 	}
 	attribute := r.opts.Count
 	if attribute == "" {
@@ -280,6 +289,9 @@ func (r *Reader) header() error {
 		counts = []string{"greeting_count", "count"}
 	}
 	r.nameColumn, r.countColumn = column(r.opts.Name), column(counts...)
+	if len(names) == 1 && strings.ContainsAny(names[0], ";\t") {
+		return &LineError{before + 1, errors.New("the columns are separated by semicolons or tabs: save the file with commas")}
+	}
 	if r.nameColumn < 0 || r.countColumn < 0 {
 		return &LineError{before + 1, fmt.Errorf("the first line must name the columns, %q and %q among them; --name-attribute and --count-attribute say what they are called", r.opts.Name, counts[0])}
 	}
@@ -316,8 +328,8 @@ func (r *Reader) row(name, count string, line int64) (Row, error) {
 	if err != nil {
 		return Row{}, &LineError{line, err}
 	}
-	n, err := strconv.ParseInt(count, 10, 64)
-	if err != nil || n < 0 || n > MaxCount || count[0] == '+' || count[0] == '-' {
+	n, ok := textfile.Whole(count)
+	if !ok || n < 0 || n > MaxCount || count[0] == '+' || count[0] == '-' {
 		return Row{}, &LineError{line, fmt.Errorf("the count must be a whole number from 0 to %d", int64(MaxCount))}
 	}
 	return Row{hello.Count{Name: name, Count: n}, line}, nil

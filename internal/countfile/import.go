@@ -2,7 +2,7 @@ package countfile
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -23,17 +24,19 @@ const defaultBatch = 10_000
 
 // A Store is a database that counts are imported to.
 type Store interface {
-	// AddCounts adds the counts to the greetings and puts down next, in one
-	// transaction. prev is what the import put down before, nil for its first
-	// rows. It fails with ErrConflict, and does nothing, if that is not what is
-	// there: another import is at the same rows. For first rows, that is if any
-	// import is there that began with the same row and is not among known.
-	AddCounts(ctx context.Context, counts []hello.Count, prev *Progress, next Progress, known []string) error
+	// AddCounts adds the counts to the greetings and records next, with its
+	// new prefixes, in one transaction. prev is what the import recorded
+	// before, nil for its first rows. It fails with ErrConflict, and does
+	// nothing, if that is no longer so: another import took the same rows. For
+	// first rows, that is if there is an import that began with the same row
+	// and is not among seenIDs.
+	AddCounts(ctx context.Context, counts []hello.Count, prev *Progress, next Progress, seenIDs []string) error
 
-	// ReplaceCounts sets the counts of the names.
-	ReplaceCounts(ctx context.Context, counts []hello.Count) error
+	// ReplaceCounts sets the counts of the names, or adds them to what the same
+	// run has set.
+	ReplaceCounts(ctx context.Context, counts []hello.Count, run int64) error
 
-	// Imports returns what was put down of the imports that began with a row.
+	// Imports returns what was recorded of the imports that began with a row.
 	Imports(ctx context.Context, first Digest) ([]Progress, error)
 }
 
@@ -44,8 +47,8 @@ var ErrConflict = errors.New("another import of the same rows is under way, or w
 type Digest [sha256.Size]byte
 
 // Progress is how far an import is. It is known by the rows that it took, so
-// that a file which is renamed, compressed, or corrected further on, is still
-// the same.
+// that a file which is renamed, compressed, appended to, or corrected further
+// on, is still the same.
 type Progress struct {
 	ID     string
 	First  Digest // over the first row
@@ -53,6 +56,16 @@ type Progress struct {
 	Taken  int64  // rows
 	Done   bool   // there were no more
 	At     time.Time
+
+	// Prefixes are digests over the first 1, 2, 4, … rows, and over those of
+	// each batch: they find a file that begins alike and differs later.
+	Prefixes []Prefix
+}
+
+// A Prefix is the digest over the first rows of an import.
+type Prefix struct {
+	Rows   int64
+	Digest Digest
 }
 
 // digester computes the Digest over rows, at any row.
@@ -75,6 +88,12 @@ func (d *digester) add(c hello.Count) {
 	}
 }
 
+func digestOf(row Row) Digest {
+	d := newDigester()
+	d.add(row.Count)
+	return d.first
+}
+
 func (d *digester) sum() (s Digest) {
 	d.h.Sum(s[:0])
 	return s
@@ -84,7 +103,8 @@ func (d *digester) sum() (s Digest) {
 type How struct {
 	Options
 	Replace  bool  // set the counts; else add to those that are there
-	FromLine int64 // take no line before, and all from there, whatever was taken before; 0: see Import
+	Run      int64 // of several files whose counts are set together, not 0; 0: of this file alone
+	FromLine int64 // add no line before, and all from there, whatever was added before; 0: see Import
 
 	Batch int // rows that are written in one transaction; 0: 10,000
 
@@ -95,41 +115,56 @@ type How struct {
 // A Result is what an import did. It is good also with an error.
 type Result struct {
 	Taken    int64     // rows
-	Names    int64     // written, a name in several batches as often
-	Before   int64     // rows that an interrupted import had taken, and this one went on from
+	Before   int64     // rows that an earlier import had taken, and this one continued after
 	NextLine int64     // the first line that was not taken; 0 after all
-	DoneAt   time.Time // when an earlier import took all of the file; this one then did nothing
+	DoneAt   time.Time // when earlier imports had taken all of the file; this one then did nothing
 }
 
-// Import reads a file that open opens, and writes its counts to the store.
-// Where it replaces counts, a name has that of its last row. Where it adds, no
-// row is counted twice: an import that was interrupted goes on where it stopped
-// when it is done again, and one that took all is not done again. For that,
-// open may be called twice; if it can't be, it returns ErrOnce then.
+// Import reads a file that open opens, and writes its counts to the store. The
+// counts of a name that is on several lines are summed. Where it adds, no row
+// is counted twice: an import that was interrupted continues where it stopped
+// when the file is imported again, one that took all takes only what was
+// appended since, and a file of which it can't tell how much was taken is
+// refused with *OverlapError. For that, open may be called again; if it can't
+// be, it returns ErrOnce then.
 //
 // If it fails with *LineError all rows before that line were taken, and none
 // after.
 func Import(ctx context.Context, store Store, open func() (io.Reader, error), how How) (Result, error) {
-	im := &importer{store: store, how: how, open: open}
+	im := &importer{store: store, how: how, open: open, digest: newDigester()}
 	if im.how.Batch == 0 {
 		im.how.Batch = defaultBatch
+	}
+	if im.how.Run == 0 {
+		im.how.Run = NewRun()
 	}
 	err := im.run(ctx)
 	return im.Result, err
 }
 
+// NewRun returns the Run of another import.
+func NewRun() int64 { return 1 + rand.Int64N(math.MaxInt64) }
+
 // ErrOnce says that a file can be read once only.
-var ErrOnce = errors.New("an import that begins with the same row was made before, and from standard input there is no telling where it stopped: name the file, or say --from-line N")
+var ErrOnce = errors.New("an import that begins with the same row was made before, and standard input can't be read twice to find what is new: name the file, or give the first line to add, --from-line N")
 
 var errChanged = errors.New("the file was changed while it was read: import it again")
 
-// An EditedError says that a file can't be told to be the one whose import was
-// interrupted.
-type EditedError struct{ Taken int64 }
+// An OverlapError says that rows of the file were added before, and that it is
+// not known which.
+type OverlapError struct {
+	From, To int64 // rows that were added: To or more
+	Other    Progress
+}
 
-func (e *EditedError) Error() string {
-	return fmt.Sprintf("an import of a file that begins with the same row was interrupted after %d rows, and those are not the same in this file: "+
-		"if it is another one, or was changed there, say which is the first line to take: --from-line N", e.Taken)
+func (e *OverlapError) Error() string {
+	rows := fmt.Sprintf("row %d of this file is", e.From)
+	if e.To > e.From {
+		rows = fmt.Sprintf("rows %d to %d of this file are", e.From, e.To)
+	}
+	return fmt.Sprintf("%s also what an import of %d rows on %s begins with, whose other rows differ: adding the file could count rows twice. "+
+		"If this is another file, add all of it with --from-line 1; if it is the same and was changed, give the first line to add, --from-line N",
+		rows, e.Other.Taken, e.Other.At.UTC().Format(time.RFC3339))
 }
 
 // An importer is one import.
@@ -139,116 +174,152 @@ type importer struct {
 	how   How
 	open  func() (io.Reader, error)
 
-	digest *digester
-	prev   *Progress // put down last, by this import or the one it goes on with
-	known  []string  // IDs of imports that began with the same row
+	digest   *digester
+	prefixes []Prefix  // not recorded yet
+	prev     *Progress // recorded last, by this import or the one it continues
+	seenIDs  []string  // of imports that began with the same row
 
 	batch []hello.Count
 	line  int64 // of the first row in batch
 }
 
 func (im *importer) run(ctx context.Context) error {
-	rows, err := im.reader()
+	rows, row, err := im.begin()
+	if err != nil || im.how.Replace {
+		return im.write(ctx, rows, row, err)
+	}
+	imports, err := im.store.Imports(ctx, digestOf(row))
 	if err != nil {
 		return err
 	}
-	row, err := im.from(rows)
-	if err == nil && !im.how.Replace {
-		d := newDigester()
-		d.add(row.Count)
-		candidates, err := im.store.Imports(ctx, d.first)
-		if err != nil {
+	for _, p := range imports {
+		im.seenIDs = append(im.seenIDs, p.ID)
+	}
+	if len(imports) == 0 || im.how.FromLine > 0 {
+		return im.write(ctx, rows, row, nil)
+	}
+	m, err := im.match(ctx, imports, 0)
+	switch {
+	case err != nil:
+		return err
+	case m.end:
+		im.DoneAt = m.of.At
+		return nil
+	case !m.whole:
+		return &OverlapError{1, m.rows, *m.of}
+	}
+	im.prev = m.of
+	if rows, row, err = im.begin(); err != nil {
+		return err
+	}
+	for err == nil && im.Before < im.prev.Taken {
+		im.digest.add(row.Count)
+		im.Before++
+		im.tell(im.Before, rows)
+		row, err = rows.Next()
+	}
+	if im.digest.sum() != im.prev.Digest {
+		return errChanged
+	}
+	if err == nil {
+		if err := im.added(ctx, row); err != nil {
 			return err
-		}
-		for _, p := range candidates {
-			im.known = append(im.known, p.ID)
-		}
-		if len(candidates) > 0 && im.how.FromLine == 0 {
-			if im.prev, err = im.match(ctx, candidates); err != nil {
-				return err
-			}
-			if im.prev != nil && im.prev.Done {
-				im.DoneAt = im.prev.At
-				return nil
-			}
-			if rows, err = im.reader(); err != nil {
-				return err
-			}
-			if row, err = im.from(rows); err != nil {
-				return errChanged
-			}
 		}
 	}
 	return im.write(ctx, rows, row, err)
 }
 
-// reader reads the file from its beginning.
-func (im *importer) reader() (*Reader, error) {
-	in, err := im.open()
+// added returns an *OverlapError if the rest of the file, which begins with
+// row, was imported by itself.
+func (im *importer) added(ctx context.Context, row Row) error {
+	imports, err := im.store.Imports(ctx, digestOf(row))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return NewReader(in, im.how.Options)
+	// Where rows repeat, the import that is continued may begin like its rest.
+	imports = slices.DeleteFunc(imports, func(p Progress) bool { return p.ID == im.prev.ID })
+	if len(imports) == 0 {
+		return nil
+	}
+	m, err := im.match(ctx, imports, im.Before)
+	if err == nil && (m.whole || m.end) {
+		err = &OverlapError{im.Before + 1, im.Before + m.rows, *m.of}
+	}
+	return err
 }
 
-// from returns the first row to take.
-func (im *importer) from(rows *Reader) (Row, error) {
+// begin reads the file from its beginning, and returns the first row to take.
+func (im *importer) begin() (*Reader, Row, error) {
+	in, err := im.open()
+	if err != nil {
+		return nil, Row{}, err
+	}
+	rows, err := NewReader(in, im.how.Options)
+	if err != nil {
+		return nil, Row{}, err
+	}
 	for {
 		row, err := rows.Next()
 		if err != nil || row.Line >= im.how.FromLine {
-			return row, err
+			return rows, row, err
 		}
 	}
 }
 
-// match finds the import that took the rows of this file up to one, or all.
-func (im *importer) match(ctx context.Context, candidates []Progress) (*Progress, error) {
-	var most, interrupted int64
-	for _, p := range candidates {
-		most = max(most, p.Taken)
-		if !p.Done {
-			interrupted = max(interrupted, p.Taken)
+// A match is what the rows of a file have in common with an import.
+type match struct {
+	of    *Progress
+	rows  int64
+	whole bool // of took these rows and no others
+	end   bool // the file ends with them
+}
+
+// match returns the longest match of the file's rows after the first skip with
+// any of the imports, which begin with the row that comes then.
+func (im *importer) match(ctx context.Context, imports []Progress, skip int64) (m match, err error) {
+	prefixes, most := map[Prefix]match{}, int64(0)
+	for i := range imports {
+		for _, x := range imports[i].Prefixes {
+			prefixes[x] = match{of: &imports[i], rows: x.Rows}
 		}
 	}
-	rows, err := im.reader()
-	if err != nil {
-		return nil, err
+	for i, p := range imports {
+		prefixes[Prefix{p.Taken, p.Digest}] = match{of: &imports[i], rows: p.Taken, whole: true}
+		most = max(most, p.Taken)
+	}
+	rows, row, err := im.begin()
+	for n := int64(0); err == nil && n < skip; n++ {
+		row, err = rows.Next()
 	}
 	d := newDigester()
-	var found, all *Progress // all: if the file ends here
-	for d.n <= most && ctx.Err() == nil {
-		row, err := rows.Next()
-		if errors.Is(err, io.EOF) && all != nil {
-			return all, nil
+	for err == nil && d.n < most {
+		if d.n%1000 == 0 && ctx.Err() != nil {
+			return m, ctx.Err()
 		}
-		if err != nil { // which is met again
-			break
-		}
-		all = nil
 		d.add(row.Count)
-		for _, p := range candidates {
-			if p.Taken != d.n || p.Digest != d.sum() {
-				continue
-			}
-			if p.Done {
-				all = &p
-			} else {
-				found = &p
-			}
+		im.tell(skip+d.n, rows)
+		if longer, ok := prefixes[Prefix{d.n, d.sum()}]; ok {
+			m = longer
 		}
-		im.tell(d.n, rows)
+		row, err = rows.Next()
 	}
-	if found == nil && interrupted > 0 && ctx.Err() == nil {
-		return nil, &EditedError{interrupted}
+	switch {
+	case d.n == 0 && err != nil:
+		return m, err
+	case m.of == nil: // even the first row is another one now
+		return m, errChanged
 	}
-	return found, ctx.Err()
+	m.end = errors.Is(err, io.EOF) && m.rows == d.n
+	return m, nil // an error further on is met again
 }
 
 // write writes the rows, of which row and err came first.
 func (im *importer) write(ctx context.Context, rows *Reader, row Row, err error) error {
-	im.digest = newDigester()
-	for ; err == nil; row, err = rows.Next() {
-		if im.digest.n%1000 == 0 && ctx.Err() != nil {
+	if rows == nil {
+		return err
+	}
+	for n := int64(0); err == nil; row, err = rows.Next() {
+		if n++; n%1000 == 0 && ctx.Err() != nil {
 			if len(im.batch) == 0 {
 				im.line = row.Line
 			}
@@ -256,14 +327,10 @@ func (im *importer) write(ctx context.Context, rows *Reader, row Row, err error)
 			return ctx.Err()
 		}
 		im.digest.add(row.Count)
-		im.tell(im.digest.n, rows)
-		if im.prev != nil && im.digest.n <= im.prev.Taken {
-			im.Before = im.digest.n
-			if im.Before == im.prev.Taken && im.digest.sum() != im.prev.Digest {
-				return errChanged
-			}
-			continue
+		if n := im.digest.n; n&(n-1) == 0 {
+			im.prefixes = append(im.prefixes, Prefix{n, im.digest.sum()})
 		}
+		im.tell(im.digest.n, rows)
 		if len(im.batch) == 0 {
 			im.line = row.Line
 		}
@@ -278,7 +345,7 @@ func (im *importer) write(ctx context.Context, rows *Reader, row Row, err error)
 }
 
 // stop ends the import, at the end of the file or at a line that can't be
-// used. What stands before it is written.
+// used. The rows before it are written.
 func (im *importer) stop(ctx context.Context, err error) error {
 	end := errors.Is(err, io.EOF)
 	if ferr := im.flush(ctx, end); ferr != nil {
@@ -304,14 +371,15 @@ func (im *importer) flush(ctx context.Context, done bool) (err error) {
 	switch {
 	case err != nil:
 	case im.how.Replace:
-		err = im.store.ReplaceCounts(ctx, counts)
+		err = im.store.ReplaceCounts(ctx, counts, im.how.Run)
 	default:
-		next := Progress{ID: rand.Text(), First: im.digest.first, Digest: im.digest.sum(), Taken: im.digest.n, Done: done}
+		next := Progress{ID: crand.Text(), First: im.digest.first, Digest: im.digest.sum(), Taken: im.digest.n, Done: done}
 		if im.prev != nil {
 			next.ID, next.First = im.prev.ID, im.prev.First
 		}
-		if err = im.store.AddCounts(ctx, counts, im.prev, next, im.known); err == nil {
-			im.prev = &next
+		next.Prefixes = append(im.prefixes, Prefix{next.Taken, next.Digest})
+		if err = im.store.AddCounts(ctx, counts, im.prev, next, im.seenIDs); err == nil {
+			im.prev, im.prefixes = &next, nil
 		}
 	}
 	if err != nil {
@@ -319,24 +387,20 @@ func (im *importer) flush(ctx context.Context, done bool) (err error) {
 		return err
 	}
 	im.Taken += rows
-	im.Names += int64(len(counts))
 	im.batch = im.batch[:0]
 	return nil
 }
 
-// merge returns the counts of the batch, a name once and sorted, so that
-// nobody who writes some of them too waits for each other.
+// merge returns the counts of the batch, a name once with its sum, sorted so
+// that concurrent writers cannot deadlock.
 func (im *importer) merge() ([]hello.Count, error) {
-	// Stable: of equal names the last row counts.
-	slices.SortStableFunc(im.batch, func(a, b hello.Count) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(im.batch, func(a, b hello.Count) int { return strings.Compare(a.Name, b.Name) })
 	counts := make([]hello.Count, 0, len(im.batch))
 	for _, c := range im.batch {
 		last := len(counts) - 1
 		switch {
 		case last < 0 || counts[last].Name != c.Name:
 			counts = append(counts, c)
-		case im.how.Replace:
-			counts[last].Count = c.Count
 		case counts[last].Count > math.MaxInt64-c.Count:
 			return nil, fmt.Errorf("the counts of %q add up to more than can be stored", c.Name)
 		default:

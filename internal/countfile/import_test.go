@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -19,12 +20,13 @@ import (
 // A memory is a store that can fail, before it has done its work or after.
 type memory struct {
 	counts  map[string]int64
+	runs    map[string]int64 // that replaced a count last
 	imports []countfile.Progress
 	writes  int
 	fail    func() (before, after error)
 }
 
-func newMemory() *memory { return &memory{counts: map[string]int64{}} }
+func newMemory() *memory { return &memory{counts: map[string]int64{}, runs: map[string]int64{}} }
 
 func (m *memory) do(f func() error) error {
 	m.writes++
@@ -38,19 +40,21 @@ func (m *memory) do(f func() error) error {
 	return errors.Join(f(), after)
 }
 
-func (m *memory) AddCounts(_ context.Context, counts []hello.Count, prev *countfile.Progress, next countfile.Progress, known []string) error {
+func (m *memory) AddCounts(_ context.Context, counts []hello.Count, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
+	next.At = time.Unix(1, 0)
 	return m.do(func() error {
 		if prev != nil {
-			i := slices.IndexFunc(m.imports, func(p countfile.Progress) bool { return p.ID == prev.ID && p.Digest == prev.Digest && !p.Done })
+			i := slices.IndexFunc(m.imports, func(p countfile.Progress) bool { return p.ID == prev.ID && p.Digest == prev.Digest })
 			if i < 0 {
 				return countfile.ErrConflict
 			}
+			next.Prefixes = append(m.imports[i].Prefixes, next.Prefixes...)
 			m.imports[i] = next
 			m.add(counts)
 			return nil
 		}
 		for _, p := range m.imports {
-			if p.First == next.First && !slices.Contains(known, p.ID) {
+			if p.First == next.First && !slices.Contains(seenIDs, p.ID) {
 				return countfile.ErrConflict
 			}
 		}
@@ -66,10 +70,14 @@ func (m *memory) add(counts []hello.Count) {
 	}
 }
 
-func (m *memory) ReplaceCounts(_ context.Context, counts []hello.Count) error {
+func (m *memory) ReplaceCounts(_ context.Context, counts []hello.Count, run int64) error {
 	return m.do(func() error {
 		for _, c := range counts {
-			m.counts[c.Name] = c.Count
+			if m.runs[c.Name] != run {
+				m.counts[c.Name] = 0
+			}
+			m.counts[c.Name] += c.Count
+			m.runs[c.Name] = run
 		}
 		return nil
 	})
@@ -126,10 +134,66 @@ func TestImportAdds(t *testing.T) {
 	if r, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), how); err != nil || r.Taken != 1 || m.counts["name9"] != want["name9"]+100 {
 		t.Errorf("from the last line: %+v, %v", r, err)
 	}
-	// Another file that begins alike is another one.
-	how.FromLine = 0
-	if r, err := countfile.Import(t.Context(), m, file(strings.Join(data[:50], "")), how); err != nil || r.Taken != 50 {
-		t.Errorf("another file: %+v, %v", r, err)
+}
+
+// A file that was imported, and comes again in another shape: what is new of it
+// is added, once, or it is refused.
+func TestImportAgain(t *testing.T) {
+	t.Parallel()
+	data, _ := lines(200, 30)
+	same := strings.Repeat(`{"name":"a","count":1}`+"\n", 100) // a line for each greeting
+	edited := slices.Clone(data)
+	edited[70] = `{"name":"name10","count":1}` + "\n"
+	join := func(lines []string) string { return strings.Join(lines, "") }
+	tests := []struct {
+		name        string
+		first       []string // imported before
+		then        string
+		taken       int64 // -1: refused
+		before      int64
+		total       int64 // of all counts
+		refusedFrom int64
+		refusedTo   int64
+	}{
+		{name: "grown", first: []string{join(data[:100])}, then: join(data), taken: 100, before: 100, total: 201 * 100},
+		{name: "grown and compressed", first: []string{join(data[:100])}, then: zipped(t, join(data)), taken: 100, before: 100, total: 201 * 100},
+		{name: "grown twice", first: []string{join(data[:1]), join(data[:33])}, then: join(data), taken: 167, before: 33, total: 201 * 100},
+		{name: "grown by equal lines", first: []string{same}, then: same + same, taken: 100, before: 100, total: 200},
+		{name: "an earlier state of it", first: []string{join(data[:100]), join(data)}, then: join(data[:100]), taken: 0, total: 201 * 100},
+		{name: "an earlier state, and other lines", first: []string{join(data)}, then: join(edited), taken: -1, total: 201 * 100, refusedFrom: 1, refusedTo: 70},
+		{name: "cut off", first: []string{join(data)}, then: join(data[:50]), taken: -1, total: 201 * 100, refusedFrom: 1, refusedTo: 49},
+		{name: "begins alike", first: []string{join(data)}, then: data[0] + data[7], taken: -1, total: 201 * 100, refusedFrom: 1, refusedTo: 1},
+		{name: "two files as one", first: []string{join(data[:50]), join(data[50:100])}, then: join(data[:100]), taken: -1, total: 101 * 50, refusedFrom: 51, refusedTo: 100},
+		{name: "two files as one, and more", first: []string{join(data[:50]), join(data[50:100])}, then: join(data), taken: -1, total: 101 * 50, refusedFrom: 51, refusedTo: 100},
+		{name: "another file", first: []string{join(data[:100])}, then: join(data[100:]), taken: 100, total: 201 * 100},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			m := newMemory()
+			for _, f := range tt.first {
+				if _, err := countfile.Import(t.Context(), m, file(f), countfile.How{Batch: 7}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, err := countfile.Import(t.Context(), m, file(tt.then), countfile.How{Batch: 7})
+			var overlap *countfile.OverlapError
+			switch {
+			case tt.taken < 0:
+				if !errors.As(err, &overlap) || r.Taken != 0 || overlap.From != tt.refusedFrom || overlap.To != tt.refusedTo {
+					t.Errorf("%+v, %v", r, err)
+				}
+			case err != nil || r.Taken != tt.taken || r.Before != tt.before || r.DoneAt.IsZero() != (tt.taken > 0):
+				t.Errorf("%+v, %v", r, err)
+			}
+			total := int64(0)
+			for _, n := range m.counts {
+				total += n
+			}
+			if total != tt.total {
+				t.Errorf("%d greetings, want %d", total, tt.total)
+			}
+		})
 	}
 }
 
@@ -138,19 +202,28 @@ func TestImportReplaces(t *testing.T) {
 	data, _ := lines(100, 30)
 	m := newMemory()
 	m.counts["name3"], m.counts["other"] = 1000, 7
-	how := countfile.How{Batch: 7, Replace: true}
-	for range 2 { // over and over
+	want := map[string]int64{"other": 7}
+	for i := range 100 {
+		want[fmt.Sprint("name", i%30)] += int64(i + 1)
+	}
+	for _, batch := range []int{1, 7, 1000} { // over and over
+		how := countfile.How{Batch: batch, Replace: true}
 		if r, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), how); err != nil || r.Taken != 100 {
 			t.Errorf("import: %+v, %v", r, err)
 		}
-		if m.counts["name3"] != 94 || m.counts["name9"] != 100 || m.counts["other"] != 7 || len(m.counts) != 31 || len(m.imports) != 0 {
-			t.Errorf("counts %v, imports %v", m.counts, m.imports)
+		if diff := cmp.Diff(want, m.counts); diff != "" || len(m.imports) != 0 {
+			t.Errorf("batches of %d: %d imports, counts (-want +got)\n%s", batch, len(m.imports), diff)
 		}
 	}
-	how.Batch = 100 // of two rows in one batch the last one counts too
-	m = newMemory()
-	if _, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), how); err != nil || m.counts["name9"] != 100 {
-		t.Errorf("in one batch: %v, %v", m.counts, err)
+	// Over several files, and in either form of Unicode.
+	how := countfile.How{Replace: true, Run: countfile.NewRun()}
+	for _, f := range []string{"name,count\nZo\u00eb,5\n", "name,count\nZoe\u0308,7\nname3,1\n"} {
+		if _, err := countfile.Import(t.Context(), m, file(f), how); err != nil {
+			t.Error(err)
+		}
+	}
+	if m.counts["Zo\u00eb"] != 12 || m.counts["name3"] != 1 {
+		t.Errorf("in several files: %v", m.counts)
 	}
 }
 
@@ -187,8 +260,8 @@ func TestImportBadLine(t *testing.T) {
 	}
 	edited := slices.Clone(data)
 	edited[20] = `{"name":"name20","count":0}` + "\n"
-	var e *countfile.EditedError
-	if _, err := countfile.Import(t.Context(), m, file(strings.Join(edited, "")), countfile.How{}); !errors.As(err, &e) || e.Taken != 50 {
+	var e *countfile.OverlapError
+	if _, err := countfile.Import(t.Context(), m, file(strings.Join(edited, "")), countfile.How{}); !errors.As(err, &e) || e.To != 16 || e.Other.Taken != 50 {
 		t.Errorf("changed in what was taken: %v", err)
 	}
 	if r, err := countfile.Import(t.Context(), m, file(strings.Join(edited, "")), countfile.How{FromLine: 51}); err != nil || r.Taken != 50 {

@@ -14,19 +14,23 @@ import (
 const importTimeout = 60_000
 
 // AddCounts implements countfile.Store.
-func (db *DB) AddCounts(ctx context.Context, counts []hello.Count, prev *countfile.Progress, next countfile.Progress, known []string) error {
+func (db *DB) AddCounts(ctx context.Context, counts []hello.Count, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
 	return db.importBatch(ctx, func(tx pgx.Tx) error {
-		if err := putProgress(ctx, tx, prev, next, known); err != nil {
+		if err := putProgress(ctx, tx, prev, next, seenIDs); err != nil {
 			return err
 		}
-		return writeCounts(ctx, tx, counts, `g.count + excluded.count`)
+		if err := putPrefixes(ctx, tx, next); err != nil {
+			return err
+		}
+		return writeCounts(ctx, tx, counts, 0, `count = g.count + excluded.count`)
 	})
 }
 
 // ReplaceCounts implements countfile.Store.
-func (db *DB) ReplaceCounts(ctx context.Context, counts []hello.Count) error {
+func (db *DB) ReplaceCounts(ctx context.Context, counts []hello.Count, run int64) error {
 	return db.importBatch(ctx, func(tx pgx.Tx) error {
-		return writeCounts(ctx, tx, counts, `excluded.count`)
+		return writeCounts(ctx, tx, counts, run, `
+			count = CASE WHEN g.replaced_by = excluded.replaced_by THEN g.count ELSE 0 END + excluded.count, replaced_by = excluded.replaced_by`)
 	})
 }
 
@@ -44,11 +48,11 @@ func (db *DB) importBatch(ctx context.Context, f func(pgx.Tx) error) error {
 }
 
 // putProgress puts down next, if prev is what is there.
-func putProgress(ctx context.Context, tx pgx.Tx, prev *countfile.Progress, next countfile.Progress, known []string) error {
+func putProgress(ctx context.Context, tx pgx.Tx, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
 	if prev != nil {
 		tag, err := tx.Exec(ctx, `
 			UPDATE greeting_imports SET digest = $3, taken = $4, done = $5, updated_at = now()
-			WHERE id = $1 AND digest = $2 AND NOT done`, prev.ID, prev.Digest[:], next.Digest[:], next.Taken, next.Done)
+			WHERE id = $1 AND digest = $2`, prev.ID, prev.Digest[:], next.Digest[:], next.Taken, next.Done)
 		if err == nil && tag.RowsAffected() == 0 {
 			err = countfile.ErrConflict
 		}
@@ -60,7 +64,7 @@ func putProgress(ctx context.Context, tx pgx.Tx, prev *countfile.Progress, next 
 	}
 	var other bool
 	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM greeting_imports WHERE first = $1 AND id <> ALL ($2))`,
-		next.First[:], append([]string{}, known...)).Scan(&other)
+		next.First[:], append([]string{}, seenIDs...)).Scan(&other)
 	if err != nil {
 		return err
 	}
@@ -72,32 +76,52 @@ func putProgress(ctx context.Context, tx pgx.Tx, prev *countfile.Progress, next 
 	return err
 }
 
+func putPrefixes(ctx context.Context, tx pgx.Tx, p countfile.Progress) error {
+	taken, digests := make([]int64, len(p.Prefixes)), make([][]byte, len(p.Prefixes))
+	for i := range p.Prefixes {
+		taken[i], digests[i] = p.Prefixes[i].Rows, p.Prefixes[i].Digest[:]
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO greeting_import_prefixes (import_id, taken, digest) SELECT $1, * FROM unnest($2::bigint[], $3::bytea[])
+		ON CONFLICT DO NOTHING`, p.ID, taken, digests)
+	return err
+}
+
 // writeCounts locks the rows in the order of the names, as those who greet do.
-func writeCounts(ctx context.Context, tx pgx.Tx, counts []hello.Count, set string) error {
+func writeCounts(ctx context.Context, tx pgx.Tx, counts []hello.Count, run int64, set string) error {
 	names, n := make([]string, len(counts)), make([]int64, len(counts))
 	for i, c := range counts {
 		names[i], n[i] = c.Name, c.Count
 	}
 	_, err := tx.Exec(ctx, `
-		INSERT INTO greetings AS g (name, count) SELECT * FROM unnest($1::text[], $2::bigint[])
-		ON CONFLICT (name) DO UPDATE SET count = `+set, names, n)
+		INSERT INTO greetings AS g (name, count, replaced_by) SELECT name, count, nullif($3::bigint, 0) FROM unnest($1::text[], $2::bigint[]) AS c (name, count)
+		ON CONFLICT (name) DO UPDATE SET `+set, names, n, run)
 	return err
 }
 
 // Imports implements countfile.Store.
 func (db *DB) Imports(ctx context.Context, first countfile.Digest) ([]countfile.Progress, error) {
 	rows, err := db.pool.Query(ctx, `
-		SELECT id, first, digest, taken, done, updated_at FROM greeting_imports WHERE first = $1 ORDER BY updated_at`, first[:])
+		SELECT i.id, i.first, i.digest, i.taken, i.done, i.updated_at, p.taken, p.digest
+		FROM greeting_imports i LEFT JOIN greeting_import_prefixes p ON p.import_id = i.id
+		WHERE i.first = $1 ORDER BY i.updated_at, i.id, p.taken`, first[:])
 	if err != nil {
 		return nil, fmt.Errorf("postgres: list imports: %w", err)
 	}
-	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p countfile.Progress, err error) {
-		var first, digest []byte
-		if err := row.Scan(&p.ID, &first, &digest, &p.Taken, &p.Done, &p.At); err != nil {
-			return p, err
+	var all []countfile.Progress
+	var p countfile.Progress
+	var firstRow, digest, prefix []byte
+	var taken *int64
+	_, err = pgx.ForEachRow(rows, []any{&p.ID, &firstRow, &digest, &p.Taken, &p.Done, &p.At, &taken, &prefix}, func() error {
+		if n := len(all); n == 0 || all[n-1].ID != p.ID {
+			one := p
+			one.First, one.Digest = countfile.Digest(firstRow), countfile.Digest(digest)
+			all = append(all, one)
 		}
-		p.First, p.Digest = countfile.Digest(first), countfile.Digest(digest)
-		return p, nil
+		if last := &all[len(all)-1]; taken != nil {
+			last.Prefixes = append(last.Prefixes, countfile.Prefix{Rows: *taken, Digest: countfile.Digest(prefix)})
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("postgres: list imports: %w", err)

@@ -14,17 +14,18 @@ import (
 // here too. A right that is not needed any more stays for one release: during
 // a rollout the replicas of the release before still use it.
 var rights = map[string]string{
-	"goose_db_version":    "SELECT", // is the schema there?
-	"plans":               "SELECT",
-	"api_keys":            "SELECT",
-	"api_key_values":      "SELECT",
-	"grants":              "SELECT",
-	"greeting_imports":    "", // nothing
-	"replicas":            "SELECT, INSERT, UPDATE, DELETE",
-	"greetings":           "SELECT, INSERT, UPDATE",
-	"usage":               "SELECT, INSERT, UPDATE, DELETE", // old rows are folded
-	"certificates":        "SELECT, INSERT, UPDATE",
-	"certificate_secrets": "SELECT, INSERT, UPDATE, DELETE", // answers to challenges go
+	"goose_db_version":         "SELECT", // is the schema there?
+	"plans":                    "SELECT",
+	"api_keys":                 "SELECT",
+	"api_key_values":           "SELECT",
+	"grants":                   "SELECT",
+	"greeting_imports":         "", // nothing
+	"greeting_import_prefixes": "",
+	"replicas":                 "SELECT, INSERT, UPDATE, DELETE",
+	"greetings":                "SELECT, INSERT, UPDATE",
+	"usage":                    "SELECT, INSERT, UPDATE, DELETE", // old rows are folded
+	"certificates":             "SELECT, INSERT, UPDATE",
+	"certificate_secrets":      "SELECT, INSERT, UPDATE, DELETE", // answers to challenges go
 }
 
 // Grant gives a role the rights that a serving process needs on the tables of
