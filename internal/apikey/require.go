@@ -59,7 +59,7 @@ func Require(keys Finder, now func() time.Time) func(http.Handler) http.Handler 
 // is; an error says that this could not be found out.
 func find(r *http.Request, keys Finder, now func() time.Time) (key *Key, refused string, err error) {
 	values := r.Header[Header]
-	r.Header.Del(Header) // nothing behind here has any use for it
+	delete(r.Header, Header) // nothing behind here has any use for it
 	switch {
 	case len(values) == 0 || len(values) == 1 && values[0] == "":
 		return nil, "no key", nil

@@ -48,7 +48,10 @@ func (v Value) Format(f fmt.State, _ rune) { fmt.Fprint(f, "(API key value)") }
 
 // Hash is the SHA-256 of a value: what is stored in its place. A value has
 // too many bits to be guessed from it, so no slow hash is needed.
-func (v Value) Hash() Hash { return sha256.Sum256([]byte(v.Reveal())) }
+func (v Value) Hash() Hash {
+	var b [maxLen]byte // on the stack
+	return sha256.Sum256(append(b[:0], v.Reveal()...))
+}
 
 // Display returns the first characters of the value, for people to recognise
 // it by: too few to be of use to anyone else.
@@ -66,7 +69,8 @@ type Hash [sha256.Size]byte
 // Generate returns a new random value.
 func Generate() Value {
 	s := Prefix + randomBase62(randomLen)
-	s += checksum(s)
+	sum := checksum(s)
+	s += string(sum[:])
 	return Value{&s}
 }
 
@@ -74,7 +78,7 @@ func Generate() Value {
 // printable ASCII characters without spaces. The error never holds s.
 func Parse(s string) (Value, error) {
 	if strings.HasPrefix(s, Prefix) {
-		if len(s) != valueLen || strings.Trim(s[len(Prefix):], base62) != "" || s[valueLen-checksumLen:] != checksum(s[:valueLen-checksumLen]) {
+		if len(s) != valueLen || strings.Trim(s[len(Prefix):], base62) != "" || !hasChecksum(s) {
 			return Value{}, errors.New("a value that starts with " + Prefix + " must be a generated one, whole: this one is cut off or mistyped")
 		}
 		return Value{&s}, nil
@@ -90,14 +94,20 @@ func Parse(s string) (Value, error) {
 	return Value{&s}, nil
 }
 
-func checksum(s string) string {
+func checksum(s string) (sum [checksumLen]byte) { // 62^6 > 2^32
 	n := crc32.ChecksumIEEE([]byte(s))
-	var b [checksumLen]byte // 62^6 > 2^32
 	for i := checksumLen - 1; i >= 0; i-- {
-		b[i] = base62[n%62]
+		sum[i] = base62[n%62]
 		n /= 62
 	}
-	return string(b[:])
+	return sum
+}
+
+// hasChecksum reports whether s, which has the length of a value, ends in the
+// checksum of the rest.
+func hasChecksum(s string) bool {
+	sum := checksum(s[:valueLen-checksumLen])
+	return s[valueLen-checksumLen:] == string(sum[:])
 }
 
 // randomBase62 returns n characters, each of base62 with the same probability.

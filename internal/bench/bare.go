@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -18,7 +19,9 @@ func bareMain() error {
 	r := chi.NewRouter()
 	r.Get("/hello", func(w http.ResponseWriter, r *http.Request) {
 		name := r.URL.Query().Get("name")
-		_ = web.JSON(w, http.StatusOK, web.Message{Message: fmt.Sprintf("Hello %s #%d!", name, 1)})
+		body, _ := json.Marshal(web.Message{Message: fmt.Sprintf("Hello %s #%d!", name, 1)})
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(body)
 	})
 	r.Handle("/metrics", promhttp.Handler())
 	srv := &http.Server{Addr: os.Getenv("ADDR"), Handler: r, ReadHeaderTimeout: 10 * time.Second}

@@ -762,28 +762,29 @@ func (b *bench) measureMemory(ctx context.Context) error {
 // writeProfile puts the load that matters on helloapi, and writes what took
 // its time.
 func (b *bench) writeProfile(ctx context.Context) error {
+	b.length = 10 * time.Second
+	if b.short {
+		b.length = 4 * time.Second
+	}
+	b.plan()
 	var files []string
-	for _, t := range []*target{b.one, b.embedded} {
-		for _, names := range []int{1, b.names} {
-			b.length = 10 * time.Second
-			if b.short {
-				b.length = 4 * time.Second
-			}
-			file := filepath.Join(b.dir, fmt.Sprintf("profile-%d", len(files)))
-			fetched := make(chan error, 1)
-			go func() {
-				fetched <- fetch(strings.TrimSuffix(t.procs[0].metrics, "/metrics")+
-					fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(b.length.Seconds())), file)
-			}()
-			c := &cell{name: "profile", target: t, job: job{Conns: 256, Names: names, Keys: []string{b.values.good}}}
-			if err := b.round(ctx, c); err != nil {
-				return err
-			}
-			if err := <-fetched; err != nil {
-				return err
-			}
-			files = append(files, file)
+	for _, c := range b.cells {
+		if c.job.Conns != 256 || len(c.job.Keys) != 1 || c.job.Keys[0] != b.values.good || c.target != b.one && c.target != b.embedded {
+			continue
 		}
+		file := filepath.Join(b.dir, fmt.Sprintf("profile-%d", len(files)))
+		fetched := make(chan error, 1)
+		go func() {
+			fetched <- fetch(strings.TrimSuffix(c.target.procs[0].metrics, "/metrics")+
+				fmt.Sprintf("/debug/pprof/profile?seconds=%d", int(b.length.Seconds())), file)
+		}()
+		if err := b.round(ctx, c); err != nil {
+			return err
+		}
+		if err := <-fetched; err != nil {
+			return err
+		}
+		files = append(files, file)
 	}
 	out, err := exec.CommandContext(ctx, "go", append([]string{"tool", "pprof", "-proto"}, files...)...).Output()
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -149,20 +150,41 @@ type Message struct {
 // JSON answers with v: without a newline at the end, and not escaped for HTML,
 // since it is none. It fails only if v can't be encoded or the client is gone.
 func JSON(w http.ResponseWriter, status int, v any) error {
-	var body bytes.Buffer
-	enc := json.NewEncoder(&body)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	body := encoders.Get().(*encoder)
+	defer body.release()
+	if err := body.json.Encode(v); err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
 	b := bytes.TrimSuffix(body.Bytes(), []byte("\n"))
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	h := w.Header()
+	h["Content-Type"] = jsonType
+	h["Content-Length"] = []string{strconv.Itoa(len(b))}
 	w.WriteHeader(status)
 	if _, err := w.Write(b); err != nil {
 		return fmt.Errorf("write answer: %w", err)
 	}
 	return nil
+}
+
+// An encoder encodes to its buffer. It is used again.
+type encoder struct {
+	bytes.Buffer
+	json *json.Encoder
+}
+
+var encoders = sync.Pool{New: func() any {
+	e := new(encoder)
+	e.json = json.NewEncoder(&e.Buffer)
+	e.json.SetEscapeHTML(false)
+	return e
+}}
+
+// release makes e available again, unless it holds much memory.
+func (e *encoder) release() {
+	if e.Cap() <= 4<<10 {
+		e.Reset()
+		encoders.Put(e)
+	}
 }
 
 // Created answers 201 with v, and says where it can be read: location is the

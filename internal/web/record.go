@@ -5,8 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"maps"
 	"net/http"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -57,12 +60,40 @@ type Metrics struct {
 	refused  *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inFlight prometheus.Gauge
+
+	outcomes atomic.Pointer[map[outcome]series] // replaced by a copy to add one
+	adding   sync.Mutex
+}
+
+// An outcome is what requests are measured by. There are only so many.
+type outcome struct {
+	route  string
+	status int
+}
+
+// A series is an outcome's part of the measurements, found once.
+type series struct {
+	requests prometheus.Counter
+	duration prometheus.Observer
+}
+
+func (m *Metrics) series(o outcome) series {
+	if s, ok := (*m.outcomes.Load())[o]; ok {
+		return s
+	}
+	m.adding.Lock()
+	defer m.adding.Unlock()
+	s := series{m.requests.WithLabelValues(o.route, strconv.Itoa(o.status)), m.duration.WithLabelValues(o.route)}
+	outcomes := maps.Clone(*m.outcomes.Load())
+	outcomes[o] = s
+	m.outcomes.Store(&outcomes)
+	return s
 }
 
 // NewMetrics registers the measurements of requests with reg.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	f := promauto.With(reg)
-	return &Metrics{
+	m := &Metrics{
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "helloapi_requests_total",
 			Help: "Requests answered, by route and status.",
@@ -81,7 +112,24 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Requests being served now.",
 		}),
 	}
+	m.outcomes.Store(&map[outcome]series{})
+	return m
 }
+
+// An exchange is what Observe keeps of a request, in one piece: there is one
+// for each.
+type exchange struct {
+	response
+	rec Record
+	id  [1]string // the value of the header
+}
+
+// The values of headers that all answers have. Nobody may change them in place.
+var (
+	nosniff  = []string{"nosniff"}
+	noStore  = []string{"no-store"}
+	jsonType = []string{"application/json"}
+)
 
 // Observe is the outermost middleware. It gives each request its record and
 // its X-Request-Id, sets the headers that every answer has, and at the end
@@ -93,21 +141,26 @@ func Observe(log *slog.Logger, m *Metrics) func(http.Handler) http.Handler {
 			m.inFlight.Inc()
 			defer m.inFlight.Dec()
 
-			rec := &Record{ID: rand.Text()}
+			x := new(exchange)
+			x.rec.ID = rand.Text()
+			x.response = response{w, &x.rec}
+			x.id[0] = x.rec.ID
 			h := w.Header()
-			h.Set("X-Request-Id", rec.ID)
-			h.Set("X-Content-Type-Options", "nosniff")
-			h.Set("Cache-Control", "no-store")
+			h["X-Request-Id"] = x.id[:]
+			h["X-Content-Type-Options"] = nosniff
+			h["Cache-Control"] = noStore
 
-			ctx := context.WithValue(r.Context(), recordKey{}, rec)
+			ctx := context.WithValue(r.Context(), recordKey{}, &x.rec)
 			// Also when the connection is aborted by a panic.
-			defer func() { m.done(ctx, log, r, rec, time.Since(begin)) }()
-			next.ServeHTTP(&response{w, rec}, r.WithContext(ctx))
+			defer func() { m.done(ctx, log, r, &x.rec, begin) }()
+			next.ServeHTTP(&x.response, r.WithContext(ctx))
 		})
 	}
 }
 
-func (m *Metrics) done(ctx context.Context, log *slog.Logger, r *http.Request, rec *Record, d time.Duration) {
+func (m *Metrics) done(ctx context.Context, log *slog.Logger, r *http.Request, rec *Record, begin time.Time) {
+	now := time.Now()
+	d := now.Sub(begin)
 	if rec.status == 0 {
 		rec.status = http.StatusOK // as net/http does for a handler that wrote nothing
 	}
@@ -115,8 +168,9 @@ func (m *Metrics) done(ctx context.Context, log *slog.Logger, r *http.Request, r
 	if rctx := chi.RouteContext(ctx); rctx != nil {
 		route = rctx.RoutePattern()
 	}
-	m.requests.WithLabelValues(route, strconv.Itoa(rec.status)).Inc()
-	m.duration.WithLabelValues(route).Observe(d.Seconds())
+	s := m.series(outcome{route, rec.status})
+	s.requests.Inc()
+	s.duration.Observe(d.Seconds())
 	if rec.Refused != "" {
 		m.refused.WithLabelValues(rec.Refused).Inc()
 	}
@@ -128,8 +182,9 @@ func (m *Metrics) done(ctx context.Context, log *slog.Logger, r *http.Request, r
 	if !log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 12)
-	attrs = append(attrs,
+	// By the handler itself: a Logger would look up where in the source it is called.
+	record := slog.NewRecord(now, level, "request", 0)
+	record.AddAttrs(
 		slog.String("id", rec.ID),
 		slog.String("method", method(r.Method)),
 		slog.String("route", route),
@@ -137,20 +192,22 @@ func (m *Metrics) done(ctx context.Context, log *slog.Logger, r *http.Request, r
 		slog.Duration("duration", d),
 		slog.Int64("bytes", rec.bytes),
 		slog.String("remote", r.RemoteAddr),
+		unlessEmpty("key", rec.Key),
+		unlessEmpty("plan", rec.Plan),
+		unlessEmpty("refused", rec.Refused),
 	)
-	for _, a := range []slog.Attr{
-		slog.String("key", rec.Key),
-		slog.String("plan", rec.Plan),
-		slog.String("refused", rec.Refused),
-	} {
-		if a.Value.String() != "" {
-			attrs = append(attrs, a)
-		}
-	}
 	if rec.Err != nil {
-		attrs = append(attrs, slog.String("error", rec.Err.Error()))
+		record.AddAttrs(slog.String("error", rec.Err.Error()))
 	}
-	log.LogAttrs(ctx, level, "request", attrs...)
+	_ = log.Handler().Handle(ctx, record) // nobody could be informed of its error
+}
+
+// unlessEmpty returns an attribute that is left out if value is "".
+func unlessEmpty(key, value string) slog.Attr {
+	if value == "" {
+		return slog.Attr{}
+	}
+	return slog.String(key, value)
 }
 
 // A response notes what is answered, in the request's record.
