@@ -4,23 +4,50 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 	_ "time/tzdata" // plans name time zones, and a container has no files of them
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// SIGHUP is for a terminal that is closed: it stops the process as SIGTERM
+	// does, but not under nohup.
+	stopSignals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		stopSignals = append(stopSignals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), stopSignals...)
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
+	// To write to a pipe that nobody reads is an error like any other, also on
+	// standard output and error, where it would end the process.
+	signal.Ignore(syscall.SIGPIPE)
 
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
-		for line := range strings.Lines(err.Error()) {
-			fmt.Fprintln(os.Stderr, "helloapi:", strings.TrimSuffix(line, "\n"))
-		}
+		report(err)
 		os.Exit(1)
+	}
+}
+
+// report prints err to standard error. It waits a second at most for somebody
+// to read it.
+func report(err error) {
+	var b strings.Builder
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(&b, "helloapi:", strings.TrimSuffix(line, "\n"))
+	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		_, _ = io.WriteString(os.Stderr, b.String())
+	}()
+	select {
+	case <-written:
+	case <-time.After(time.Second):
 	}
 }

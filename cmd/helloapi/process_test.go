@@ -50,12 +50,19 @@ type process struct {
 func start(t testing.TB, dir string, env ...string) *process {
 	t.Helper()
 	p := launch(t, dir, env...)
+	p.awaitServing(t)
+	return p
+}
+
+// awaitServing waits until the process serves.
+func (p *process) awaitServing(t testing.TB) {
+	t.Helper()
 	serving := regexp.MustCompile(`msg=serving addr=(\S+) (?:\S+ )*admin_addr=(\S+)`)
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		if m := serving.FindStringSubmatch(p.stderr.String()); m != nil {
 			p.addr, p.admin = m[1], m[2]
-			return p
+			return
 		}
 		select {
 		case err := <-p.exited:
@@ -71,13 +78,29 @@ func start(t testing.TB, dir string, env ...string) *process {
 // launch runs `helloapi serve` and does not wait for anything.
 func launch(t testing.TB, dir string, env ...string) *process {
 	t.Helper()
+	return launchCommand(t, dir, exec.Command(executable(t), "serve"), env...)
+}
+
+// executable is the file to run for the program itself.
+func executable(t testing.TB) string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(self, "serve"), stdout: new(backendtest.Buffer), stderr: new(backendtest.Buffer), exited: make(chan error, 1)}
+	return self
+}
+
+// launchCommand runs cmd, which is to end in the program. Standard error is
+// kept unless cmd has one.
+func launchCommand(t testing.TB, dir string, cmd *exec.Cmd, env ...string) *process {
+	t.Helper()
+	p := &process{cmd: cmd, stdout: new(backendtest.Buffer), stderr: new(backendtest.Buffer), exited: make(chan error, 1)}
 	p.cmd.Dir = dir
-	p.cmd.Stdout, p.cmd.Stderr = p.stdout, p.stderr
+	p.cmd.Stdout = p.stdout
+	if p.cmd.Stderr == nil {
+		p.cmd.Stderr = p.stderr
+	}
 	p.cmd.Env = append([]string{asProgram + "=1", "PATH=" + os.Getenv("PATH"), "ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0"}, env...)
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

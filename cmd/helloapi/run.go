@@ -15,7 +15,7 @@ import (
 
 // commands are the program's commands and flags.
 type commands struct {
-	Serve       serveCmd       `cmd:"" help:"Serve the API until told to stop (SIGTERM, or Ctrl-C)."`
+	Serve       serveCmd       `cmd:"" help:"Serve the API until SIGTERM, SIGHUP or Ctrl-C."`
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this program's schema."`
 	Apply       applyCmd       `cmd:"" help:"Make plans and keys as a plans file or a serverless.yml says."`
 	Import      importCmd      `cmd:"" help:"Take keys and counts along from another system."`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/url"
@@ -20,6 +21,7 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
 	"helloapi/internal/certs"
+	"helloapi/internal/logbuf"
 	"helloapi/internal/plan"
 	"helloapi/internal/planfile"
 	"helloapi/internal/server"
@@ -92,8 +94,22 @@ func (c *serveCmd) addr() string {
 	return c.Addr
 }
 
-func (c *serveCmd) Run(p *program) (err error) {
-	log := c.logger(p)
+// logGrace is what records that are not written yet get when the process ends.
+const logGrace = time.Second
+
+func (c *serveCmd) Run(p *program) error {
+	logs := logbuf.New(p.stderr, c.logFormat)
+	defer logs.Close(logGrace)
+	log := slog.New(c.logFormat(logs))
+	if err := c.serve(p, log, logs); err != nil {
+		return err
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// serve serves until p.ctx ends and everything is closed.
+func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err error) {
 	var plans *planfile.File
 	if c.PlansFile != "" {
 		if plans, err = readPlans(p, c.PlansFile, "", nil); err != nil {
@@ -136,6 +152,10 @@ func (c *serveCmd) Run(p *program) (err error) {
 		return errors.Join(err, srv.Close())
 	}
 
+	metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "helloapi_log_dropped_total",
+		Help: "Log records that were dropped because nobody read them in time, or that could not be written.",
+	}, func() float64 { return float64(logs.Dropped()) }))
 	metrics.MustRegister(stores, stores.KeyCache, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	public := api.New(api.Config{
 		Greetings:          stores,
@@ -163,21 +183,18 @@ func (c *serveCmd) Run(p *program) (err error) {
 	}
 	handlers.Admin = admin.New(operator)
 	log.Info("serving", append(listeners(srv), "version", version())...)
-	if err := srv.Serve(p.ctx, handlers); err != nil {
-		return err
-	}
-	log.Info("stopped")
-	return nil
+	return srv.Serve(p.ctx, handlers)
 }
 
-func (c *serveCmd) logger(p *program) *slog.Logger {
+// logFormat returns the handler that writes records to w, as the settings say.
+func (c *serveCmd) logFormat(w io.Writer) slog.Handler {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // one of the enum
 	opts := &slog.HandlerOptions{Level: level}
 	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(p.stderr, opts))
+		return slog.NewJSONHandler(w, opts)
 	}
-	return slog.New(slog.NewTextHandler(p.stderr, opts))
+	return slog.NewTextHandler(w, opts)
 }
 
 // firstKeys are the keys that a new SQLite database starts with: those of
