@@ -89,6 +89,10 @@ e2e-kubernetes: ## Try overlays/local on the cluster of kubectl, which must have
 bench: ## Measure beside a bare handler, a naive version and pgbench, in 8 minutes; BENCH=short: in one
 	DURABLE=1 internal/backendtest/with-servers go run ./internal/bench $(if $(filter short,$(BENCH)),-short)
 
+.PHONY: pgo
+pgo: ## Take the profile that go build optimises by, under the load of make bench
+	DURABLE=1 internal/backendtest/with-servers go run ./internal/bench -profile cmd/helloapi/default.pgo
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for 20 seconds
 	@set -e; for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' internal | xargs -n1 dirname | sort -u); do \

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 )
 
 // ErrRejected marks an error of a write that proves that nothing of it was
@@ -41,33 +42,36 @@ func (c *Counter) Add(ctx context.Context, name string) (int64, error) {
 }
 
 func (c *Counter) flush(ctx context.Context, calls []*Call[string, int64]) {
-	byName := make(map[string][]*Call[string, int64])
+	// Equal names next to each other, in the order of arrival.
+	slices.SortStableFunc(calls, func(a, b *Call[string, int64]) int { return strings.Compare(a.In, b.In) })
+	names, by := make([]string, 0, len(calls)), make([]int64, 0, len(calls))
 	for _, call := range calls {
-		byName[call.In] = append(byName[call.In], call)
+		n := len(names)
+		if n == 0 || names[n-1] != call.In {
+			names, by = append(names, call.In), append(by, 0)
+			n++
+		}
+		by[n-1]++
 	}
-	names := make([]string, 0, len(byName))
-	for name := range byName {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	c.add(ctx, names, byName)
+	c.add(ctx, names, by, calls)
 }
 
-func (c *Counter) add(ctx context.Context, names []string, byName map[string][]*Call[string, int64]) {
-	by := make([]int64, len(names))
-	for i, name := range names {
-		by[i] = int64(len(byName[name]))
-	}
+// add counts by[i] calls for names[i], which are the next of calls.
+func (c *Counter) add(ctx context.Context, names []string, by []int64, calls []*Call[string, int64]) {
 	counts, err := c.write(ctx, names, by)
 	if errors.Is(err, ErrRejected) && len(names) > 1 {
 		half := len(names) / 2
-		c.add(ctx, names[:half], byName)
-		c.add(ctx, names[half:], byName)
+		var first int64
+		for _, n := range by[:half] {
+			first += n
+		}
+		c.add(ctx, names[:half], by[:half], calls[:first])
+		c.add(ctx, names[half:], by[half:], calls[first:])
 		return
 	}
 	for i, name := range names {
 		count, ok := counts[name]
-		for j, call := range byName[name] {
+		for j, call := range calls[:by[i]] {
 			switch {
 			case err != nil:
 				call.Err = err
@@ -78,5 +82,6 @@ func (c *Counter) add(ctx context.Context, names []string, byName map[string][]*
 				call.Out = count - by[i] + int64(j) + 1
 			}
 		}
+		calls = calls[by[i]:]
 	}
 }

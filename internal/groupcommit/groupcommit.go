@@ -23,8 +23,12 @@ type Call[In, Out any] struct {
 	In  In
 	Out Out
 	Err error
+}
 
-	done chan struct{} // closed when Out and Err are set
+// A batch is the calls that one flush takes.
+type batch[In, Out any] struct {
+	calls []*Call[In, Out]
+	done  chan struct{} // closed when Out and Err of all calls are set
 }
 
 // Config bounds a Batcher.
@@ -54,9 +58,11 @@ type Batcher[In, Out any] struct {
 	cfg   Config
 
 	mu      sync.Mutex
-	queue   []*Call[In, Out] // calls that no flush has taken
-	running bool             // whether run is at work; it is not when idle
-	began   time.Time        // when the last flush did; run's
+	queue   []*batch[In, Out] // that no flush has taken, all but the last full
+	queued  int               // calls in queue
+	last    int               // the size of the last batch that was taken
+	running bool              // whether run is at work; it is not when idle
+	began   time.Time         // when the last flush did; run's
 	closed  bool
 	idle    sync.Cond // signals that running became false
 	stats   Stats
@@ -78,34 +84,43 @@ func (b *Batcher[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	if err := ctx.Err(); err != nil {
 		return none, err
 	}
-	c := &Call[In, Out]{In: in, done: make(chan struct{})}
-	if err := b.enqueue(c); err != nil {
+	c := &Call[In, Out]{In: in}
+	done, err := b.enqueue(c)
+	if err != nil {
 		return none, err
 	}
 	select {
-	case <-c.done:
+	case <-done:
 		return c.Out, c.Err
 	case <-ctx.Done():
 		return none, fmt.Errorf("gave up waiting for the store: %w", ctx.Err())
 	}
 }
 
-func (b *Batcher[In, Out]) enqueue(c *Call[In, Out]) error {
+// enqueue adds c to a batch, and returns what is closed when that was flushed.
+func (b *Batcher[In, Out]) enqueue(c *Call[In, Out]) (done <-chan struct{}, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
-		return ErrClosed
+		return nil, ErrClosed
 	}
-	if len(b.queue) >= b.cfg.MaxWaiting {
-		return ErrFull
+	if b.queued >= b.cfg.MaxWaiting {
+		return nil, ErrFull
 	}
-	b.queue = append(b.queue, c)
+	n := len(b.queue)
+	if n == 0 || len(b.queue[n-1].calls) == b.cfg.MaxBatch {
+		b.queue = append(b.queue, &batch[In, Out]{calls: make([]*Call[In, Out], 0, max(1, b.last)), done: make(chan struct{})})
+		n++
+	}
+	to := b.queue[n-1]
+	to.calls = append(to.calls, c)
+	b.queued++
 	b.stats.Waiting++
 	if !b.running {
 		b.running = true
 		go b.run()
 	}
-	return nil
+	return to.done, nil
 }
 
 // run flushes until nothing waits.
@@ -119,38 +134,37 @@ func (b *Batcher[In, Out]) run() {
 			b.mu.Lock()
 		}
 		b.began = time.Now()
-		n := min(len(b.queue), b.cfg.MaxBatch)
-		batch := b.queue[:n:n]
-		b.queue = b.queue[n:]
+		next := b.queue[0]
+		b.queue = b.queue[1:]
+		b.last = len(next.calls)
+		b.queued -= b.last
 		b.stats.Flushes++
-		b.stats.Calls += uint64(n)
+		b.stats.Calls += uint64(b.last)
 		b.mu.Unlock()
 
-		b.carryOut(batch)
+		b.carryOut(next)
 
 		b.mu.Lock()
-		b.stats.Waiting -= n
+		b.stats.Waiting -= len(next.calls)
 	}
 	b.queue = nil // not the array that grew
 	b.running = false
 	b.idle.Broadcast()
 }
 
-func (b *Batcher[In, Out]) carryOut(batch []*Call[In, Out]) {
+func (b *Batcher[In, Out]) carryOut(next *batch[In, Out]) {
 	ctx, cancel := context.WithTimeout(context.Background(), b.cfg.Timeout)
 	defer cancel()
+	defer close(next.done)
 	defer func() {
 		// A panic here would end the process, not one request.
 		if v := recover(); v != nil {
-			for _, c := range batch {
+			for _, c := range next.calls {
 				c.Err = fmt.Errorf("panic in a flush: %v\n%s", v, debug.Stack())
 			}
 		}
-		for _, c := range batch {
-			close(c.done)
-		}
 	}()
-	b.flush(ctx, batch)
+	b.flush(ctx, next.calls)
 }
 
 // Close refuses further calls and returns when all earlier ones have been
