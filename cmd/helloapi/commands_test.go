@@ -7,10 +7,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 
 	"helloapi/internal/apikey"
@@ -430,6 +433,7 @@ func TestSettingsErrors(t *testing.T) {
 	_, _, err := helloapi(t, map[string]string{
 		"ADDR": "here", "ADMIN_ADDR": "there", "MAX_IN_FLIGHT": "many", "REQUEST_TIMEOUT": "5", "DRAIN_TIMEOUT": "0s",
 		"DRAIN_DELAY": "-1s", "LOG_LEVEL": "loud", "CORS_ALLOWED_ORIGINS": "example.com,*,https://a.b/c", "MIGRATE": "perhaps",
+		"TLS_DOMAINS": "a.test, https://b.test:443, c_d.test", "DATABASE_URL": "postgres://u:pa@secret,word@h/db", "REDIS_URL": "redis://:pa@secret@h",
 	}, "serve")
 	if err == nil {
 		t.Fatal("served")
@@ -437,14 +441,84 @@ func TestSettingsErrors(t *testing.T) {
 	for _, want := range []string{
 		"ADDR", "ADMIN_ADDR", "MAX_IN_FLIGHT", "REQUEST_TIMEOUT", "DRAIN_TIMEOUT", "DRAIN_DELAY", "LOG_LEVEL",
 		`CORS_ALLOWED_ORIGINS: "example.com"`, `CORS_ALLOWED_ORIGINS: "https://a.b/c"`, "MIGRATE",
+		`TLS_DOMAINS: "https://b.test:443"`, `TLS_DOMAINS: "c_d.test"`, "DATABASE_URL must be like", "REDIS_URL must be like", "@ as %40",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not reported in:\n%v", want, err)
 		}
 	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("a part of a password is in:\n%v", err)
+	}
 	// A flag goes before the environment.
 	if _, _, err := helloapi(t, map[string]string{"ADDR": "here"}, "serve", "--addr", "nowhere"); err == nil || !strings.Contains(err.Error(), `"nowhere"`) {
 		t.Errorf("with a flag and its twin: %v", err)
+	}
+}
+
+// White space at the ends of a setting, and of an entry of one that is a list,
+// is none of it: files of secrets end in a newline.
+func TestSettingsWithWhiteSpace(t *testing.T) {
+	t.Parallel()
+	settings := map[string]string{
+		"addr": ":1", "admin-addr": "127.0.0.1:2", "database-url": "postgres://u:p@h/db", "redis-url": "redis://:p@h", "meter-on-error": "deny",
+		"migrate": "true", "max-in-flight": "7", "request-timeout": "3s", "log-level": "debug",
+		"cors-allowed-origins": "https://a.b\n , https://bücher.example:443,",
+		"tls-domains":          "a.test,  B.test", "acme-challenges": "http-01 ,tls-alpn-01", "cert-encryption-key": aKey,
+	}
+	parse := func(space string, asFlag bool) (c commands) {
+		t.Helper()
+		env, args := map[string]string{}, []string{"serve"}
+		for name, value := range settings {
+			// kong reads what is no text itself.
+			if asFlag && !slices.Contains([]string{"migrate", "max-in-flight", "request-timeout"}, name) {
+				args = append(args, "--"+name+"="+space+value+space)
+			} else {
+				env[strings.ToUpper(strings.ReplaceAll(name, "-", "_"))] = space + value + space
+			}
+		}
+		var invalid []error
+		parser, err := newParser(&c, kong.Resolvers(fromEnvironment(func(k string) string { return env[k] }, &invalid)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := parser.Parse(args); err != nil || invalid != nil {
+			t.Errorf("with %q at the ends: %v %v", space, err, invalid)
+		}
+		return c
+	}
+	want := parse("", false)
+	if got := want.Serve.CORSAllowedOrigins; !slices.Equal(got, []string{"https://a.b", "https://xn--bcher-kva.example"}) {
+		t.Errorf("the origins are %q", got)
+	}
+	if got := want.Serve.TLSDomains; !slices.Equal(got, []string{"a.test", "b.test"}) {
+		t.Errorf("the domains are %q", got)
+	}
+	for _, space := range []string{" ", "\n", "\r\n\t "} {
+		for _, asFlag := range []bool{false, true} {
+			if got := parse(space, asFlag); !reflect.DeepEqual(got, want) {
+				t.Errorf("with %q at the ends (flags: %v):\n%+v\n%+v", space, asFlag, got.Serve, want.Serve)
+			}
+		}
+	}
+	// An argument is taken as it is: a name may begin with a space.
+	var c commands
+	parser, err := newParser(&c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{"greetings", "delete", " a "}); err != nil || c.Greetings.Delete.Name != " a " {
+		t.Errorf("%v, %q", err, c.Greetings.Delete.Name)
+	}
+}
+
+// A list of origins that has none would allow any.
+func TestNoOrigin(t *testing.T) {
+	t.Parallel()
+	for _, flag := range []string{"--cors-allowed-origins=", "--cors-allowed-origins=,", "--tls-domains=,"} {
+		if _, _, err := helloapi(t, map[string]string{"ADDR": "wrong"}, "serve", flag); err == nil || strings.Count(err.Error(), "\n") < 2 {
+			t.Errorf("%s: %v", flag, err)
+		}
 	}
 }
 

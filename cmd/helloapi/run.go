@@ -93,8 +93,24 @@ func newParser(cmds *commands, more ...kong.Option) (*kong.Kong, error) {
 			"Every flag can be set in the environment too: --database-url is $DATABASE_URL."),
 		kong.Vars{"database": backend.DefaultURL},
 		kong.ValueFormatter(describe),
+		kong.KindMapper(reflect.String, kong.MapperFunc(trimmed)),
 		kong.PostBuild(withExamples),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))...)
+}
+
+// trimmed reads a text. At the ends of a flag, and of each entry of one that is
+// a list, white space is a mistake that is easily made and hard to see: a
+// newline at the end of a secret. Arguments are taken as they are.
+func trimmed(ctx *kong.DecodeContext, target reflect.Value) error {
+	var s string
+	if err := ctx.Scan.PopValueInto("string", &s); err != nil {
+		return err
+	}
+	if ctx.Value.Flag != nil {
+		s = strings.TrimSpace(s)
+	}
+	target.SetString(s)
+	return nil
 }
 
 var errUsage = errors.New("`helloapi --help`, or COMMAND --help, shows what there is")
@@ -133,7 +149,7 @@ func fromEnvironment(getenv func(string) string, invalid *[]error) kong.Resolver
 			return nil, nil
 		}
 		name := variable(flag)
-		value := getenv(name)
+		value := strings.TrimSpace(getenv(name))
 		if value == "" {
 			return nil, nil
 		}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/url"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -21,6 +20,7 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
 	"helloapi/internal/certs"
+	"helloapi/internal/hostname"
 	"helloapi/internal/logbuf"
 	"helloapi/internal/plan"
 	"helloapi/internal/planfile"
@@ -60,11 +60,17 @@ func (c *serveCmd) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: %q must be like :8080 or 127.0.0.1:8080", s.name, s.addr))
 		}
 	}
-	for _, o := range c.CORSAllowedOrigins {
-		if u, err := url.Parse(o); o != "*" && (err != nil || u.Host == "" || o != u.Scheme+"://"+u.Host) {
-			errs = append(errs, fmt.Errorf("CORS_ALLOWED_ORIGINS: %q must be like https://app.example.com, or *", o))
+	origins, err := hostname.List(c.CORSAllowedOrigins, func(o string) (string, error) {
+		if o == "*" {
+			return o, nil
 		}
+		return hostname.Origin(o)
+	})
+	if err == nil && len(origins) == 0 {
+		err = errors.New("name the origins, or * for any")
 	}
+	errs = append(errs, inSetting("CORS_ALLOWED_ORIGINS", err), backend.Check(c.URL, c.RedisURL))
+	c.CORSAllowedOrigins = origins
 	if c.PlansFile != "" && !strings.HasPrefix(c.URL, "sqlite:") {
 		errs = append(errs, errors.New("PLANS_FILE: is for SQLite, which one process serves; with PostgreSQL run `helloapi apply -f FILE` once, before the replicas start"))
 	}
@@ -84,6 +90,21 @@ func (c *serveCmd) Validate() error {
 		errs = append(errs, errors.New("DRAIN_TIMEOUT: must be more than 0s"))
 	}
 	return errors.Join(append(errs, c.validate()...)...)
+}
+
+// inSetting returns the mistakes in a setting, each with its name.
+func inSetting(name string, err error) error {
+	if list, ok := err.(interface{ Unwrap() []error }); ok {
+		var errs []error
+		for _, err := range list.Unwrap() {
+			errs = append(errs, inSetting(name, err))
+		}
+		return errors.Join(errs...)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
 }
 
 // addr is where the API is served without TLS; "" for nowhere.

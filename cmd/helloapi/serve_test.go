@@ -521,3 +521,28 @@ func TestSecondProcess(t *testing.T) {
 	}
 	refused("hard.db", "hard links")
 }
+
+// An origin in the settings is the one that browsers send, however it is written.
+func TestOrigins(t *testing.T) {
+	t.Parallel()
+	p := start(t, t.TempDir(), "CORS_ALLOWED_ORIGINS=https://App.example.com:443/, https://bücher.example\n")
+	for origin, want := range map[string]string{
+		"https://app.example.com":       "https://app.example.com",
+		"https://xn--bcher-kva.example": "https://xn--bcher-kva.example",
+		"https://other.example":         "",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.addr+"/hello", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Origin", origin)
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get("Access-Control-Allow-Origin"); got != want {
+			t.Errorf("a page of %s may read answers for %q, want %q", origin, got, want)
+		}
+	}
+}

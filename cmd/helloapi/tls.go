@@ -69,9 +69,11 @@ func (c *tlsSettings) validate() []error {
 	} else if (c.TLSCertFile == "") != (c.TLSKeyFile == "") {
 		wrong("TLS_CERT_FILE and TLS_KEY_FILE: give both or none")
 	}
-	if _, err := certs.ParseHosts(c.TLSDomains); err != nil {
-		wrong("TLS_DOMAINS: %w", err)
+	hosts, err := certs.ParseHosts(c.TLSDomains)
+	if err == nil {
+		c.TLSDomains = hosts
 	}
+	errs = append(errs, inSetting("TLS_DOMAINS", err))
 	for _, s := range []struct {
 		name, addr, normal string
 	}{{"TLS_ADDR", c.TLSAddr, ":443"}, {"HTTP_ADDR", c.httpAddr(), ":80"}} {
@@ -157,10 +159,9 @@ func (c *tlsSettings) open(ctx context.Context, stores *backend.Backend, log *sl
 		return certs.OpenPair(c.TLSCertFile, c.TLSKeyFile, log)
 	}
 	cfg := certs.Config{
-		Store: stores.Certs(), Directory: c.ACMEDirectoryURL, Email: c.ACMEEmail, Challenges: c.challenges(),
+		Store: stores.Certs(), Hosts: c.TLSDomains, Directory: c.ACMEDirectoryURL, Email: c.ACMEEmail, Challenges: c.challenges(),
 		UserAgent: "helloapi/" + version(), Log: log,
 	}
-	cfg.Hosts, _ = certs.ParseHosts(c.TLSDomains) // validated
 	if cfg.Directory == "" {
 		cfg.Directory = letsEncrypt
 	}

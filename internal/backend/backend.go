@@ -88,11 +88,8 @@ type Backend struct {
 // Open opens what cfg asks for, to be served from.
 func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	path, isSQLite, err := parse(cfg.DatabaseURL)
-	if err != nil {
+	if err = errors.Join(err, checkRedis(cfg.RedisURL, isSQLite)); err != nil {
 		return nil, err
-	}
-	if isSQLite && cfg.RedisURL != "" {
-		return nil, errors.New("REDIS_URL is set but DATABASE_URL is a SQLite file: Redis is for several replicas, which need PostgreSQL; unset REDIS_URL or use postgres://…")
 	}
 	b := &Backend{Limiter: memmeter.New()}
 	if cfg.RedisURL != "" {
@@ -187,6 +184,22 @@ func SchemaVersions(ctx context.Context, url string) (current, latest int64, err
 	return postgres.SchemaVersions(ctx, url)
 }
 
+// Check returns every mistake in the URLs of a Config.
+func Check(databaseURL, redisURL string) error {
+	_, isSQLite, err := parse(databaseURL)
+	return errors.Join(err, checkRedis(redisURL, isSQLite))
+}
+
+func checkRedis(url string, isSQLite bool) error {
+	switch {
+	case url == "":
+		return nil
+	case isSQLite:
+		return errors.New("REDIS_URL is set but DATABASE_URL is a SQLite file: Redis is for several replicas, which need PostgreSQL; unset REDIS_URL or use postgres://…")
+	}
+	return redismeter.CheckURL(url)
+}
+
 // parse returns the path of a SQLite database. The error does not hold the
 // URL, since that may hold a password.
 func parse(url string) (path string, isSQLite bool, err error) {
@@ -198,7 +211,7 @@ func parse(url string) (path string, isSQLite bool, err error) {
 		}
 		return rest, true, nil
 	case "postgres", "postgresql":
-		return "", false, nil
+		return "", false, postgres.CheckURL(url)
 	}
 	return "", false, errors.New("DATABASE_URL must start with sqlite: or postgres://")
 }

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,9 +19,9 @@ import (
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
-	"golang.org/x/net/idna"
 
 	"helloapi/internal/clock"
+	"helloapi/internal/hostname"
 )
 
 // Config says whose certificates to obtain, and how.
@@ -128,28 +127,23 @@ type unsaved struct {
 	err     error // of the last try
 }
 
-// idnaProfile is idna.Lookup that also refuses empty labels and too long ones.
-var idnaProfile = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(true), idna.VerifyDNSLength(true))
-
 // ParseHosts returns the names as they are in certificates: in lower case, and
 // IDNs in their ASCII form.
 func ParseHosts(names []string) ([]string, error) {
-	var hosts []string
-	var errs []error
-	for _, name := range names {
-		host, err := idnaProfile.ToASCII(strings.TrimSuffix(strings.TrimSpace(name), "."))
+	return hostname.List(names, func(name string) (string, error) {
+		host, err := hostname.Parse(name)
 		switch {
 		case strings.HasPrefix(name, "*"):
-			errs = append(errs, fmt.Errorf("%q: wildcards can't be obtained this way; name each host", name))
-		case err != nil || host == "" || strings.ContainsAny(name, "/:"):
-			errs = append(errs, fmt.Errorf("%q must be a host name such as api.example.com", name))
+			return "", errors.New("is a wildcard, which can't be obtained this way; name each host")
+		case err != nil && strings.Contains(name, ":"):
+			return "", errors.New("must be a host name such as api.example.com, without a scheme and a port")
+		case err != nil:
+			return "", err
 		case net.ParseIP(host) != nil || !strings.Contains(host, "."):
-			errs = append(errs, fmt.Errorf("%q must be a name that a CA gives certificates for, such as api.example.com", name))
-		case !slices.Contains(hosts, host):
-			hosts = append(hosts, host)
+			return "", errors.New("must be a name that a CA gives certificates for, such as api.example.com")
 		}
-	}
-	return hosts, errors.Join(errs...)
+		return host, nil
+	})
 }
 
 // Open prepares to serve certificates of the Store, and fails if what is in it
@@ -610,10 +604,7 @@ var errUnknownHost = errors.New("no certificate is kept for that host")
 
 // fold returns a host as ParseHosts would. It is "" for what is no host.
 func fold(host string) string {
-	host, err := idnaProfile.ToASCII(strings.TrimSuffix(host, "."))
-	if err != nil {
-		return ""
-	}
+	host, _ = hostname.Parse(host)
 	return host
 }
 

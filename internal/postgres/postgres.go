@@ -100,10 +100,9 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 
 // parse reads a database's URL. Its error does not hold the password.
 func parse(url string) (*pgxpool.Config, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+	cfg, err := parseURL(url)
 	if err != nil {
-		// The error may quote the whole URL where it can't find the password in it.
-		return nil, errors.New("DATABASE_URL must be like postgres://user:password@host:5432/database")
+		return nil, err
 	}
 	if !strings.Contains(url, "pool_max_conns") {
 		cfg.MaxConns = maxConns

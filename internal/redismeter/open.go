@@ -17,6 +17,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"helloapi/internal/hostname"
 )
 
 // What a URL's scheme ends in, after redis or rediss.
@@ -116,6 +118,13 @@ func connect(url string, connected func(context.Context, *redis.Conn) error) (re
 	return rdb, nil
 }
 
+// CheckURL returns what is wrong with a URL, in words that hold no part of it
+// but a file.
+func CheckURL(url string) error {
+	_, _, err := parse(url)
+	return err
+}
+
 // parse returns what a URL says.
 func parse(s string) (topology string, _ *redis.UniversalOptions, _ error) {
 	scheme, rest, _ := strings.Cut(s, "://")
@@ -131,13 +140,16 @@ func parse(s string) (topology string, _ *redis.UniversalOptions, _ error) {
 		return "", nil, fmt.Errorf("REDIS_URL must be like %s%s: %s", scheme, form, problem)
 	}
 
+	if err := hostname.CheckLogin(s); err != nil {
+		return bad(err.Error())
+	}
 	// The hosts are taken out here: net/url takes one at most.
 	end := strings.IndexAny(rest+"/", "/?#")
 	at := strings.LastIndexByte(rest[:end], '@') + 1
 	hosts, port := strings.Split(rest[at:end], ","), "6379"
 	u, err := url.Parse("redis://" + rest[:at] + "host" + rest[end:])
 	if err != nil || strings.Contains(rest, "#") {
-		return bad("percent-encode what has a meaning in URLs, # as %23 and % as %25")
+		return bad(hostname.ErrEncode.Error())
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -151,7 +163,7 @@ func parse(s string) (topology string, _ *redis.UniversalOptions, _ error) {
 	for _, host := range hosts {
 		addr, ok := address(host, port)
 		if !ok {
-			return bad("a host is missing or is not host:port (in a password, percent-encode / as %2F and ? as %3F)")
+			return bad("a host is missing or is not host:port")
 		}
 		opts.Addrs = append(opts.Addrs, addr)
 	}
@@ -208,7 +220,7 @@ func parse(s string) (topology string, _ *redis.UniversalOptions, _ error) {
 // address returns a host with its port.
 func address(s, port string) (_ string, ok bool) {
 	u, err := url.Parse("redis://" + s)
-	if err != nil || u.Host != s || u.Hostname() == "" || strings.Contains(u.Hostname(), ":") != (s[0] == '[') {
+	if err != nil || u.Host != s || !hostname.Server(u.Hostname()) || strings.Contains(u.Hostname(), ":") != (s[0] == '[') {
 		return "", false
 	}
 	if u.Port() != "" {

@@ -43,8 +43,14 @@ func TestOpenRefuses(t *testing.T) {
 		"redis://:secret@h:65536":     "not host:port",
 		"redis://:secret@::1":         "not host:port",
 		"redis://:secret@h h":         "not host:port",
-		"redis://:sec/secret@h":       "a host is missing",
-		"redis://u:sec?secret@h":      "percent-encode / as %2F",
+		"redis://:sec/secret@h":       "/ as %2F",
+		"redis://u:sec?secret@h":      "/ as %2F",
+		"redis://:sec@secret@h":       "@ as %40",
+		"redis://:12/secret@h":        "/ as %2F",
+		"redis://u:sec@secret,s@h":    "@ as %40",
+		"redis://u:p@h:1/secret@i":    "@ as %40",
+		"redis://h_1,secret@h":        "user but no password",
+		"redis+sentinel://:p@h/s@i/0": "@ as %40",
 		"redis://:secret#secret@h":    "# as %23",
 		"redis://:secret%zz@h":        "% as %25",
 		"redis://:secret @h":          "percent-encode",
@@ -93,7 +99,7 @@ func TestOpenRefuses(t *testing.T) {
 func TestOpenAccepts(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{
-		"redis://localhost", "REDIS://localhost:1/", "redis://:@[::1]/0", "redis://u:p@s:s,w@[::1]:1/15",
+		"redis://localhost", "REDIS://localhost:1/", "redis://:@[::1]/0", "redis://u:p%40s:s,w@[::1]:1/15", "redis://project_redis_1",
 		"redis+cluster://localhost", "redis+cluster://u:secret@[::1]:1,localhost,127.0.0.1:2/0", "rediss+cluster://localhost/?server_name=redis.example",
 		"redis+sentinel://localhost/m", "rediss+sentinel://:secret@localhost,[::1]:1/m/2?sentinel_username=u&sentinel_password=secret",
 	} {
