@@ -14,6 +14,10 @@ import (
 // Size is how many bytes of records may wait to be written. More are dropped.
 const Size = 1 << 20
 
+// gather is the time between two writes, for records to share one. One that
+// comes alone does not wait.
+const gather = 10 * time.Millisecond
+
 // A Writer passes records on to another writer in the background. Its Write
 // never waits and never fails. It is safe for concurrent use.
 type Writer struct {
@@ -46,8 +50,10 @@ func (w *Writer) Write(record []byte) (int, error) {
 		w.dropped++
 	} else {
 		w.pending = append(w.pending, record...)
+		if len(w.pending) == len(record) { // the first since run took some
+			w.wakeUp()
+		}
 	}
-	w.wakeUp()
 	return len(record), nil
 }
 
@@ -102,5 +108,6 @@ func (w *Writer) run() {
 		if closed {
 			return
 		}
+		time.Sleep(gather)
 	}
 }

@@ -119,3 +119,31 @@ func TestWriterClose(t *testing.T) {
 		close(p.may) // so that the goroutine ends with the test
 	})
 }
+
+type writes struct{ sizes []int }
+
+func (w *writes) Write(b []byte) (int, error) {
+	w.sizes = append(w.sizes, len(b))
+	return len(b), nil
+}
+
+// A record that comes alone is written at once, and many share a write.
+func TestWriterGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := new(writes)
+		w := logbuf.New(out, text)
+		fmt.Fprintln(w, "alone")
+		synctest.Wait()
+		if len(out.sizes) != 1 {
+			t.Errorf("one record made %d writes", len(out.sizes))
+		}
+		for range 100 {
+			fmt.Fprintln(w, "many")
+			time.Sleep(time.Millisecond)
+		}
+		w.Close(time.Hour)
+		if n := len(out.sizes); n > 12 {
+			t.Errorf("100 records in 100 milliseconds made %d writes", n)
+		}
+	})
+}
