@@ -790,7 +790,7 @@ func testGrants(t *testing.T, url string) {
 
 func testPlans(t *testing.T, url string) {
 	db := open(t, url)
-	quota := plan.Plan{Name: "a quota", Quota: &plan.Quota{Limit: 1e15, Period: plan.Month, Offset: 27, Timezone: "Asia/Kathmandu"}}
+	quota := plan.Plan{Name: "a quota", Quota: &plan.Quota{Limit: plan.MaxLimit, Period: plan.Month, Offset: 27, Timezone: "Asia/Kathmandu"}}
 	throttle := plan.Plan{Name: "b throttle", Throttle: &plan.Throttle{Rate: 0.1, Burst: 1}}
 	none := plan.Plan{Name: "c none"}
 	for _, p := range []plan.Plan{none, throttle, quota} {

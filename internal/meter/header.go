@@ -35,11 +35,12 @@ func setRemaining(h http.Header, limit string, remaining int64, reset time.Durat
 	h.Set("RateLimit", string(appendItem(nil, limit, "r", remaining, "t", web.Seconds(reset))))
 }
 
-// appendItem appends a structured field's item (RFC 9651): "name";a=1;b=2.
+// appendItem appends a structured field's item (RFC 9651): "name";a=1;b=2. Its
+// integers have at most 15 digits; what is more, by grants, is shown as that.
 func appendItem(v []byte, name, a string, av int64, b string, bv int64) []byte {
 	v = append(append(append(v, '"'), name...), `";`...)
 	v = append(append(v, a...), '=')
-	v = strconv.AppendInt(v, av, 10)
+	v = strconv.AppendInt(v, min(av, plan.MaxLimit), 10)
 	v = append(append(append(v, ';'), b...), '=')
-	return strconv.AppendInt(v, bv, 10)
+	return strconv.AppendInt(v, min(bv, plan.MaxLimit), 10)
 }

@@ -40,7 +40,8 @@ func TestSetPolicy(t *testing.T) {
 		{"31 days", quota(5, plan.Month, ""), "2025-01-15T12:00:00Z", nil, `"quota";q=5;w=2678400`},
 		{"23 hours", quota(5, plan.Day, "Europe/Berlin"), "2025-03-30T12:00:00Z", nil, `"quota";q=5;w=82800`},
 		{"25 hours", quota(5, plan.Day, "Europe/Berlin"), "2025-10-26T12:00:00Z", nil, `"quota";q=5;w=90000`},
-		{"largest", quota(plan.MaxLimit, plan.Day, ""), "2025-01-15T12:00:00Z", nil, `"quota";q=1000000000000000;w=86400`},
+		{"largest", quota(plan.MaxLimit, plan.Day, ""), "2025-01-15T12:00:00Z", nil, `"quota";q=999999999999999;w=86400`},
+		{"with grants", quota(plan.MaxLimit+1, plan.Day, ""), "2025-01-15T12:00:00Z", nil, `"quota";q=999999999999999;w=86400`},
 
 		{"less than a second", nil, "", throttle(100, 1), `"throttle";q=1;w=1`},
 		{"rounded up", nil, "", throttle(3, 10), `"throttle";q=10;w=4`},
@@ -85,7 +86,8 @@ func TestSetRemaining(t *testing.T) {
 		{"throttle", 0, 1, `"throttle";r=0;t=1`},
 		{"quota", 4, 0, `"quota";r=4;t=1`},
 		{"quota", 4, -time.Minute, `"quota";r=4;t=1`}, // the limiter's clock went over the end
-		{"quota", plan.MaxLimit, 31 * 24 * time.Hour, `"quota";r=1000000000000000;t=2678400`},
+		{"quota", plan.MaxLimit, 31 * 24 * time.Hour, `"quota";r=999999999999999;t=2678400`},
+		{"quota", 2 * plan.MaxLimit, time.Hour, `"quota";r=999999999999999;t=3600`}, // with grants
 	}
 	for _, tt := range tests {
 		h := http.Header{}

@@ -52,10 +52,10 @@ type Throttle struct {
 	Burst int64   `json:"burstLimit"` // the bucket's size, 1 to MaxBurst
 }
 
-// Bounds of the limits. Scripts in Redis count in float64, which is exact up
-// to 2^53, hence MaxLimit; a token in 11 days is MinRate.
+// Bounds of the limits. MaxLimit is the largest integer that a structured field
+// may have (RFC 9651); a token in 11 days is MinRate.
 const (
-	MaxLimit = 1e15
+	MaxLimit = 999_999_999_999_999
 	MinRate  = 1e-6
 	MaxRate  = 1e6
 	MaxBurst = 1e6

@@ -61,7 +61,7 @@ func TestValidateBad(t *testing.T) {
 
 		{"limit 0", quota(plan.Quota{Limit: 0, Period: plan.Day}), `quota limit 0: `},
 		{"limit below 0", quota(plan.Quota{Limit: -1, Period: plan.Day}), `quota limit -1: `},
-		{"limit too large", quota(plan.Quota{Limit: plan.MaxLimit + 1, Period: plan.Day}), `quota limit 1000000000000001: must be 1 to 1000000000000000`},
+		{"limit too large", quota(plan.Quota{Limit: plan.MaxLimit + 1, Period: plan.Day}), `quota limit 1000000000000000: must be 1 to 999999999999999`},
 		{"no period", quota(plan.Quota{Limit: 1}), `quota period "": `},
 		{"unknown period", quota(plan.Quota{Limit: 1, Period: "YEAR"}), `quota period "YEAR": must be DAY, WEEK or MONTH`},
 		{"period in small letters", quota(plan.Quota{Limit: 1, Period: "day"}), `quota period "day": `},
@@ -162,7 +162,7 @@ func TestString(t *testing.T) {
 		{&plan.Quota{Limit: 10, Period: plan.Week}, "10 a week"},
 		{&plan.Quota{Limit: 10, Period: plan.Week, Offset: 1, Timezone: "UTC"}, "10 a week, offset 1"},
 		{&plan.Quota{Limit: 10, Period: plan.Month, Offset: 14, Timezone: "Europe/Berlin"}, "10 a month, offset 14, Europe/Berlin"},
-		{&plan.Quota{Limit: plan.MaxLimit, Period: plan.Day, Timezone: "Asia/Tokyo"}, "1000000000000000 a day, Asia/Tokyo"},
+		{&plan.Quota{Limit: plan.MaxLimit, Period: plan.Day, Timezone: "Asia/Tokyo"}, "999999999999999 a day, Asia/Tokyo"},
 		{(*plan.Throttle)(nil), "-"},
 		{&plan.Throttle{Rate: 5, Burst: 10}, "5/s, burst 10"},
 		{&plan.Throttle{Rate: 0.5, Burst: 1}, "0.5/s, burst 1"},
