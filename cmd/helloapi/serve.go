@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"helloapi/internal/backend"
 	"helloapi/internal/certs"
 	"helloapi/internal/hostname"
+	"helloapi/internal/idempotency"
 	"helloapi/internal/logbuf"
 	"helloapi/internal/plan"
 	"helloapi/internal/planfile"
@@ -178,8 +180,16 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		Help: "Log records that were dropped because nobody read them in time, or that could not be written.",
 	}, func() float64 { return float64(logs.Dropped()) }))
 	metrics.MustRegister(stores, stores.KeyCache, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	public := api.New(api.Config{
+	ctx, stop := context.WithCancel(p.ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer stop()
+	db := stores.Conn()
+	answers := idempotency.New(db, stores.KeyCache.Now, c.RequestTimeout)
+	public, err := api.New(api.Config{
 		Greetings:          stores,
+		DB:                 db,
+		Answers:            answers,
 		Keys:               stores.KeyCache,
 		Limiter:            stores.Limiter,
 		Ledger:             stores.Ledger,
@@ -189,6 +199,10 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		MaxInFlight:        c.MaxInFlight,
 		RequestTimeout:     c.RequestTimeout,
 	})
+	if err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	background.Go(func() { answers.Run(ctx) })
 	handlers := server.Handlers{API: public}
 	operator := admin.Config{
 		Ready: stores.Ready, Draining: srv.Draining, Metrics: metrics, Pprof: c.Pprof, Version: version(), About: stores.About,

@@ -91,11 +91,15 @@ var goodKey = apikey.Generate()
 func newAPI(t testing.TB) http.Handler {
 	ledger := meter.NewLedger(noUsage{}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { ledger.Close() })
-	return api.New(api.Config{
+	h, err := api.New(api.Config{
 		Greetings: numbers{}, Keys: oneKey{}, Limiter: memmeter.New(), Ledger: ledger,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: web.NewMetrics(prometheus.NewRegistry()),
 		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: 10 * time.Second,
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
 }
 
 type numbers struct{}

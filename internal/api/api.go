@@ -5,20 +5,25 @@ package api
 import (
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/cors"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/database"
 	"helloapi/internal/hello"
+	"helloapi/internal/idempotency"
 	"helloapi/internal/meter"
 	"helloapi/internal/web"
 )
 
-// Config is what the routes need.
+// Config is what the endpoints need.
 type Config struct {
 	Greetings hello.Greetings
+	DB        *database.DB         // for the rows of endpoints
+	Answers   *idempotency.Answers // to requests that are repeated
 	Keys      Keys
 	Limiter   meter.Limiter
 	Ledger    *meter.Ledger
@@ -37,8 +42,18 @@ type Keys interface {
 	Now() time.Time
 }
 
-// New returns the public API.
-func New(c Config) http.Handler {
+// New returns the public API: the endpoints of this map, and any others. It
+// fails, and names the endpoint, where one of them could not answer.
+func New(c Config, others ...Endpoint) (http.Handler, error) {
+	m := meter.New(c.Limiter, c.Ledger)
+	endpoints := append([]Endpoint{
+		{Method: "GET", Path: "/hello", Handler: with(hello.Handler, c.Greetings), Idempotent: true},
+		{Method: "GET", Path: "/usage", Handler: m.Usage, Free: true}, // works even when the quota is used up
+	}, others...)
+	if err := check(endpoints); err != nil {
+		return nil, err
+	}
+
 	r := chi.NewRouter()
 	r.Use(
 		web.Observe(c.Log, c.Metrics), // outermost: it sees every answer
@@ -50,19 +65,39 @@ func New(c Config) http.Handler {
 	)
 	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
+	keyed := r.With(apikey.Require(c.Keys, c.Keys.Now)) // 403
+	for _, e := range endpoints {
+		keyed.Method(e.Method, e.Path, e.metered(m, c.Answers))
+	}
+	return r, nil
+}
 
-	m := meter.New(c.Limiter, c.Ledger)
-	keyed := r.With(
-		apikey.Require(c.Keys, c.Keys.Now), // 403
-		m.Enforce,                          // 429; charges what is answered below 400
-	)
-	keyed.Method(http.MethodGet, "/hello", hello.Handler(c.Greetings))
-
-	// Throttled, but not charged, and answered also when the quota is spent.
-	r.With(apikey.Require(c.Keys, c.Keys.Now), m.Throttle).
-		Method(http.MethodGet, "/usage", web.Handler(m.Usage))
-
-	return r
+// metered returns the handler with what a request passes behind its key.
+func (e Endpoint) metered(m *meter.Meter, answers *idempotency.Answers) http.Handler {
+	var handler http.Handler = e.Handler
+	if e.MaxBody != 0 {
+		handler = web.LimitBody(e.MaxBody)(handler)
+	}
+	if strings.Contains(e.Path, "{") {
+		handler = web.UnescapePath(handler)
+	}
+	if e.Free {
+		return m.Throttle(handler) // 429
+	}
+	metered := m.Enforce(handler) // 429; charges what is answered below 400
+	if !e.Idempotent {
+		return metered
+	}
+	// A repeat is throttled, but not charged, and works even when the quota is
+	// used up. So it is found between the throttle and the charge.
+	repeatable := m.Throttle(answers.Claim(m.Charge(answers.Keep(handler))))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(idempotency.Header) != "" {
+			repeatable.ServeHTTP(w, r)
+		} else {
+			metered.ServeHTTP(w, r)
+		}
+	})
 }
 
 // allowOrigins lets pages of other origins call, and read what limits them.

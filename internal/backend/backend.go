@@ -15,6 +15,7 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/certs"
 	"helloapi/internal/countfile"
+	"helloapi/internal/database"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/hello"
 	"helloapi/internal/memmeter"
@@ -24,6 +25,7 @@ import (
 	"helloapi/internal/postgres"
 	"helloapi/internal/redismeter"
 	"helloapi/internal/sqlite"
+	"helloapi/migrations"
 )
 
 // DefaultURL is the database of a helloapi that is told of none.
@@ -41,6 +43,8 @@ type Database interface {
 	countfile.Store
 	meter.Usage
 
+	// Conn runs the statements of endpoints that keep rows of their own.
+	Conn() *database.DB
 	// Certs returns the store of certificates.
 	Certs() certs.Store
 
@@ -89,6 +93,9 @@ type Backend struct {
 func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	path, isSQLite, err := parse(cfg.DatabaseURL)
 	if err = errors.Join(err, checkRedis(cfg.RedisURL, isSQLite)); err != nil {
+		return nil, err
+	}
+	if err := migrations.Check(); err != nil {
 		return nil, err
 	}
 	b := &Backend{Limiter: memmeter.New()}
@@ -149,6 +156,9 @@ func OpenDatabase(ctx context.Context, url string) (Database, error) {
 // Migrate brings a database to the present schema and returns the names of
 // the migrations that it took.
 func Migrate(ctx context.Context, url string) ([]string, error) {
+	if err := migrations.Check(); err != nil {
+		return nil, err
+	}
 	path, isSQLite, err := parse(url)
 	if err != nil {
 		return nil, err

@@ -26,6 +26,7 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
 	"helloapi/internal/hello"
+	"helloapi/internal/idempotency"
 	"helloapi/internal/meter"
 	"helloapi/internal/plan"
 	"helloapi/internal/web"
@@ -55,6 +56,10 @@ func TestAPI(t *testing.T, replicas int, fresh func(testing.TB) backend.Config) 
 		"FirstUses":         testFirstUses,
 		"DatabaseGoesAway":  testStoresClosed,
 		"LimitsHeaderOfAll": testHeaders,
+		"Bodies":            testBodies,
+		"Repeats":           testRepeats,
+		"RepeatsTogether":   testRepeatsTogether,
+		"RepeatedGreeting":  testRepeatedGreeting,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -73,7 +78,11 @@ type deployment struct {
 	next   atomic.Uint64
 	client *http.Client
 	log    *Buffer
+	runs   atomic.Int64 // of the handlers of things
 }
+
+// requestTimeout is how long a request of a deployment may take.
+const requestTimeout = 20 * time.Second
 
 // deploy serves from the backend of cfg.
 func deploy(t testing.TB, replicas int, cfg backend.Config) *deployment {
@@ -108,15 +117,20 @@ func (d *deployment) add(t testing.TB) {
 
 func (d *deployment) serve(t testing.TB, b *backend.Backend, change func(*api.Config)) {
 	t.Helper()
+	db := b.Conn()
 	cfg := api.Config{
-		Greetings: b, Keys: b.KeyCache, Limiter: b.Limiter, Ledger: b.Ledger,
+		Greetings: b, DB: db, Answers: idempotency.New(db, b.KeyCache.Now, requestTimeout), Keys: b.KeyCache, Limiter: b.Limiter, Ledger: b.Ledger,
 		Log: d.cfg.Log, Metrics: web.NewMetrics(prometheus.NewRegistry()),
-		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: 20 * time.Second,
+		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: requestTimeout,
 	}
 	if change != nil {
 		change(&cfg)
 	}
-	srv := httptest.NewServer(api.New(cfg))
+	h, err := api.New(cfg, d.endpoints(db)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(h)
 	t.Cleanup(srv.Close)
 	d.urls = append(d.urls, srv.URL)
 }
@@ -144,8 +158,14 @@ type answer struct {
 // do sends a request to the next replica.
 func (d *deployment) do(t testing.TB, method, path, key string, header ...string) answer {
 	t.Helper()
+	return d.send(t, method, path, key, "", header...)
+}
+
+// send sends a request with a body.
+func (d *deployment) send(t testing.TB, method, path, key, body string, header ...string) answer {
+	t.Helper()
 	base := d.urls[d.next.Add(1)%uint64(len(d.urls))]
-	req, err := http.NewRequestWithContext(t.Context(), method, base+path, nil)
+	req, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,11 +181,11 @@ func (d *deployment) do(t testing.TB, method, path, key string, header ...string
 		return answer{}
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	got, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Errorf("%s %s: %v", method, path, err)
 	}
-	return answer{resp.StatusCode, resp.Header, string(body)}
+	return answer{resp.StatusCode, resp.Header, string(got)}
 }
 
 func (d *deployment) hello(t testing.TB, key, name string) answer {

@@ -56,6 +56,7 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"CertReseal":        testCertReseal,
 		"CertsAway":         testCertsAway,
 		"NotMigrated":       testNotMigrated,
+		"Rows":              testRows,
 		"Close":             testClose,
 	} {
 		t.Run(name, func(t *testing.T) {

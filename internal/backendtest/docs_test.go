@@ -16,7 +16,6 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -86,7 +85,25 @@ func TestYourEndpoint(t *testing.T) {
 				t.Fatalf("/roll?sides=2: %d %s, want 200 and a roll of 1 or 2", r.StatusCode, r.body)
 			}
 		}
-		checkBuiltIn(t, p, "/roll", "/roll?sides=1", key)
+		checkBuiltIn(t, p, "/roll", "/roll?sides=1", key, 400)
+	})
+
+	t.Run("size", func(t *testing.T) {
+		folder, elsewhere := doc.size(with)
+		t.Logf("%d lines in the folder and its migrations, %d elsewhere", folder, elsewhere)
+		if folder > 150 || elsewhere > 6 {
+			t.Errorf("%d lines in the folder and its migrations, %d elsewhere; at most 150 and 6", folder, elsewhere)
+		}
+	})
+
+	t.Run("routes", func(t *testing.T) {
+		for _, section := range []string{without, with} {
+			for _, route := range doc.routes(section) {
+				if !doc.calls(section, route) {
+					t.Errorf("%s adds %s and has no command that calls it", endpointDoc, route)
+				}
+			}
+		}
 	})
 
 	t.Run("with storage", func(t *testing.T) {
@@ -95,12 +112,14 @@ func TestYourEndpoint(t *testing.T) {
 			p := helloapi.serve(t, url)
 			key := p.firstKey(t)
 			doc.replay(t, with, p, key)
-			checkBuiltIn(t, p, "/visits?page=/about", "/visits?page=/%00", key)
-			checkVisits(t, key, []*process{p}, 2)
+			checkBuiltIn(t, p, "/notes", "/notes/none", key, 404)
+			first := postNote(t, p, key, "restart")
 
 			p.kill() // no grace: what was answered is durable
 			p = helloapi.serve(t, url)
-			checkVisits(t, key, []*process{p}, 2+visitsAtOnce)
+			if again := postNote(t, p, key, "restart"); again != first {
+				t.Errorf("after a restart: %s, want the first answer %s", again, first)
+			}
 		})
 
 		t.Run("PostgreSQL", func(t *testing.T) {
@@ -109,59 +128,113 @@ func TestYourEndpoint(t *testing.T) {
 			key := strings.TrimSpace(helloapi.run(t, url, "keys", "create", "mine", "--plan", "paid"))
 			replicas := []*process{helloapi.serve(t, url), helloapi.serve(t, url)}
 			doc.replay(t, with, replicas[0], key)
-			checkBuiltIn(t, replicas[1], "/visits?page=/about", "/visits?page=/%00", key)
-			checkVisits(t, key, replicas, 2)
+			checkBuiltIn(t, replicas[1], "/notes", "/notes/none", key, 404)
+			first := postNote(t, replicas[0], key, "restart")
+			if again := postNote(t, replicas[1], key, "restart"); again != first {
+				t.Errorf("by another replica: %s, want the first answer %s", again, first)
+			}
+			other := strings.TrimSpace(helloapi.run(t, url, "keys", "create", "other", "--plan", "paid"))
+			if r := replicas[0].get(t, "/notes", other); r.body != "[]" {
+				t.Errorf("another key sees %s", r)
+			}
 
 			for _, p := range replicas {
 				p.kill()
 			}
 			p := helloapi.serve(t, url)
-			checkVisits(t, key, []*process{p}, 2+2*visitsAtOnce)
+			if again := postNote(t, p, key, "restart"); again != first {
+				t.Errorf("after a restart: %s, want the first answer %s", again, first)
+			}
+		})
+
+		t.Run("its tests", func(t *testing.T) {
+			runGo(t, dir, endpointDoc+": its tests", "test", "-trimpath", "./internal/notes")
 		})
 	})
 }
 
-// visitsAtOnce is how many visits checkVisits sends to each process.
-const visitsAtOnce = 40
-
-// checkVisits visits /home through all the processes at once, and expects each
-// of the numbers after before, once.
-func checkVisits(t *testing.T, key string, replicas []*process, before int) {
+// postNote makes a note, or repeats to, and returns the answer.
+func postNote(t *testing.T, p *process, key, idempotencyKey string) string {
 	t.Helper()
-	var (
-		wg  sync.WaitGroup
-		mu  sync.Mutex
-		got []int
-	)
-	for _, p := range replicas {
-		for range visitsAtOnce {
-			wg.Go(func() {
-				var answer struct{ Visits int }
-				r, err := p.request(http.MethodGet, "/visits?page=/home", key)
-				if err == nil {
-					err = json.Unmarshal([]byte(r.body), &answer)
-				}
-				if err != nil || r.StatusCode != http.StatusOK {
-					t.Errorf("/visits?page=/home: %v %v", r, err)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				got = append(got, answer.Visits)
-			})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url+"/notes", strings.NewReader(`{"text":"a"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close = true // leave no connection behind
+	r.Header.Set("X-Api-Key", key)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Idempotency-Key", idempotencyKey)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusCreated {
+		t.Fatalf("POST /notes: %d %s %v", resp.StatusCode, body, err)
+	}
+	return string(body)
+}
+
+// size counts the lines that a section has a reader write: in the endpoint's
+// folder and its migrations, without its tests, and elsewhere.
+func (d docPage) size(section string) (folder, elsewhere int) {
+	for _, b := range d.blocks {
+		switch {
+		case b.section != section || b.path == "" || strings.HasSuffix(b.path, "_test.go"):
+		case b.lang == "diff":
+			elsewhere += len(regexp.MustCompile(`(?m)^\+`).FindAllString(b.text, -1))
+		default:
+			folder += strings.Count(b.text, "\n")
 		}
 	}
-	wg.Wait()
-	slices.Sort(got)
-	for i, n := range got {
-		if n != before+1+i {
-			t.Fatalf("after %d visits of /home, %d more got the numbers %v", before, len(got), got)
+	return folder, elsewhere
+}
+
+var docRoute = regexp.MustCompile(`(?m)^\+.*Method: "(\w+)", Path: "([^"]+)"`)
+
+// routes are the endpoints that a section adds, like "GET /notes/{id}".
+func (d docPage) routes(section string) (routes []string) {
+	for _, b := range d.blocks {
+		if b.section == section && b.lang == "diff" {
+			for _, m := range docRoute.FindAllStringSubmatch(b.text, -1) {
+				routes = append(routes, m[1]+" "+m[2])
+			}
 		}
 	}
+	return routes
+}
+
+// calls reports whether a command of the section calls the route.
+func (d docPage) calls(section, route string) bool {
+	method, path, _ := strings.Cut(route, " ")
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		if strings.HasPrefix(segment, "{") {
+			segments[i] = `[^/?' ]+`
+		} else {
+			segments[i] = regexp.QuoteMeta(segment)
+		}
+	}
+	target := regexp.MustCompile(`http://localhost:8080` + strings.Join(segments, "/") + `(\?|'|$)`)
+	for _, b := range d.blocks {
+		if b.section != section || b.lang != "console" {
+			continue
+		}
+		for line := range strings.Lines(b.text) {
+			if strings.HasPrefix(line, "$ curl") && target.MatchString(strings.TrimSpace(line)) && strings.Contains(line, "--json") == (method == "POST") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // checkBuiltIn checks what the page says comes by itself, on two targets of an
-// endpoint: one that it serves and one that it refuses with 400.
-func checkBuiltIn(t *testing.T, p *process, good, bad, key string) {
+// endpoint: one that it serves and one that it refuses.
+func checkBuiltIn(t *testing.T, p *process, good, bad, key string, badStatus int) {
 	t.Helper()
 	for _, test := range []struct {
 		method, target, key string
@@ -169,10 +242,10 @@ func checkBuiltIn(t *testing.T, p *process, good, bad, key string) {
 		headers             map[string]string // regular expressions
 	}{
 		{"GET", good, key, 200, map[string]string{"RateLimit": `^"quota";r=\d+;t=\d+$`, "RateLimit-Policy": `^"quota";q=5000;w=86400, "throttle";q=200;w=2$`}},
-		{"GET", bad, key, 400, nil},
+		{"GET", bad, key, badStatus, nil},
 		{"GET", good, "", 403, nil},
 		{"GET", good, "hk_wrong", 403, nil},
-		{"POST", good, key, 405, map[string]string{"Allow": `^GET$`}},
+		{"PUT", good, key, 405, map[string]string{"Allow": `^GET(, POST)?$`}},
 		{"GET", "/nowhere", key, 404, nil},
 	} {
 		r, err := p.request(test.method, test.target, test.key)
@@ -194,7 +267,7 @@ func checkBuiltIn(t *testing.T, p *process, good, bad, key string) {
 		}
 	}
 	route, _, _ := strings.Cut(good, "?")
-	p.waitFor(t, regexp.MustCompile(`msg=request .*route=`+route+` status=400`))
+	p.waitFor(t, regexp.MustCompile(`msg=request .*route=`+route+` status=200`))
 }
 
 // TestDriftedDoc: the author of a change that the page has to follow is told so.
@@ -294,15 +367,14 @@ func (d docPage) paths() []string {
 	return paths
 }
 
-var (
-	docCurl   = regexp.MustCompile(`^curl (-H "x-api-key: \$KEY" )?'http://localhost:8080(/[^']*)'$`)
-	docRandom = regexp.MustCompile(`"roll":\d+`)
-)
+// docRandom finds what differs from one run to the next.
+var docRandom = regexp.MustCompile(`"roll":(\d+)|"id":"(\w{26})"`)
 
-// replay sends the requests of a section to p, and expects the answers that
-// stand below them.
+// replay runs the commands of a section against p, and expects what stands
+// below them. An id that the page shows stands for the one that p gave.
 func (d docPage) replay(t *testing.T, section string, p *process, key string) {
 	t.Helper()
+	ids := map[string]string{}
 	requests := 0
 	for _, b := range d.blocks {
 		if b.section != section || b.lang != "console" {
@@ -313,18 +385,29 @@ func (d docPage) replay(t *testing.T, section string, p *process, key string) {
 			if !strings.HasPrefix(command, "curl") {
 				continue
 			}
-			m := docCurl.FindStringSubmatch(command)
-			if m == nil {
-				t.Fatalf("%s:%d: can't read the command %q", endpointDoc, b.line, command)
+			run := strings.ReplaceAll(command, "http://localhost:8080", p.url)
+			for shown, id := range ids {
+				run, want = strings.ReplaceAll(run, shown, id), strings.ReplaceAll(want, shown, id)
 			}
-			with := key
-			if m[1] == "" {
-				with = ""
+			cmd := exec.CommandContext(t.Context(), "sh", "-c", strings.Replace(run, "curl", "curl -sS --max-time 20", 1))
+			cmd.Env = append(cmd.Environ(), "KEY="+key)
+			out, err := cmd.CombinedOutput()
+			got := string(out)
+			if err != nil {
+				t.Errorf("%s:%d: %s: %v\n%s", endpointDoc, b.line, command, err, got)
 			}
-			got := p.get(t, m[2], with).body
 			want = strings.TrimSuffix(want, "\n")
 			if docRandom.ReplaceAllString(got, "random") != docRandom.ReplaceAllString(want, "random") {
 				t.Errorf("%s:%d: %s\nis answered\n%s\nbut the page says\n%s", endpointDoc, b.line, command, got, want)
+			}
+			shown, given := docRandom.FindStringSubmatch(want), docRandom.FindStringSubmatch(got)
+			if shown != nil && given != nil && shown[2] != given[2] {
+				for s := range ids {
+					if ids[s] == shown[2] {
+						t.Errorf("%s:%d: %s\nis answered\n%s\nwith another id than before", endpointDoc, b.line, command, got)
+					}
+				}
+				ids[shown[2]] = given[2]
 			}
 			requests++
 		}

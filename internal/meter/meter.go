@@ -43,9 +43,14 @@ func New(l Limiter, ledger *Ledger) *Meter {
 // permit, and answers 429 if not, 503 if that can't be found out. What is let
 // through is charged, and given back if it is answered with 400 or above. It
 // stands behind apikey.Require.
-func (m *Meter) Enforce(next http.Handler) http.Handler {
+func (m *Meter) Enforce(next http.Handler) http.Handler { return m.metered(next, true) }
+
+// Charge is Enforce without the throttle, for a request that has passed Throttle.
+func (m *Meter) Charge(next http.Handler) http.Handler { return m.metered(next, false) }
+
+func (m *Meter) metered(next http.Handler, throttled bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		u, err := m.admit(w, r)
+		u, err := m.admit(w, r, throttled)
 		if err != nil {
 			web.Fail(w, r, err)
 			return
@@ -86,7 +91,7 @@ func (m *Meter) Throttle(next http.Handler) http.Handler {
 	})
 }
 
-func (m *Meter) admit(w http.ResponseWriter, r *http.Request) (*unit, error) {
+func (m *Meter) admit(w http.ResponseWriter, r *http.Request, throttled bool) (*unit, error) {
 	ctx, h := r.Context(), w.Header()
 	key := apikey.From(ctx)
 	throttle := key.Plan.Throttle
@@ -104,8 +109,10 @@ func (m *Meter) admit(w http.ResponseWriter, r *http.Request) (*unit, error) {
 			return nil, m.limitExceeded(h, window)
 		}
 	}
-	if err := m.throttle(ctx, h, key, quota); err != nil {
-		return nil, err
+	if throttled {
+		if err := m.throttle(ctx, h, key, quota); err != nil {
+			return nil, err
+		}
 	}
 	if quota == nil {
 		setPolicy(h, nil, plan.Window{}, throttle)

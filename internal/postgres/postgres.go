@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,8 +59,9 @@ const (
 
 // DB is a pool of connections to a database. It is safe for concurrent use.
 type DB struct {
-	pool *pool
-	log  *slog.Logger
+	pool  *pool
+	conns *sql.DB // those of pool
+	log   *slog.Logger
 
 	renewed atomic.Pointer[chan struct{}] // closed when connections are replaced
 
@@ -70,6 +72,9 @@ type DB struct {
 
 // Open connects to the database at url, which must have the present schema.
 func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
+	if err := checkRights(); err != nil {
+		return nil, err
+	}
 	cfg, err := parse(url)
 	if err != nil {
 		return nil, err
@@ -86,7 +91,7 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 		pool.Close()
 		return nil, explain(err, cfg.ConnConfig)
 	}
-	db := &DB{pool: pool, log: log}
+	db := &DB{pool: pool, conns: openConns(pool), log: log}
 	renewed := make(chan struct{})
 	db.renewed.Store(&renewed)
 	batch := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: flushTimeout}
@@ -128,6 +133,9 @@ func setDefault(params map[string]string, name, value string) {
 // names of the migrations that it took. Of several at a time one migrates and
 // the others wait for it.
 func Migrate(ctx context.Context, url string) ([]string, error) {
+	if err := checkRights(); err != nil {
+		return nil, err
+	}
 	cfg, err := parse(url)
 	if err != nil {
 		return nil, err
@@ -252,8 +260,9 @@ func (db *DB) Close() error {
 	db.counts.Close()
 	db.finds.Close()
 	db.used.Close()
+	err := db.conns.Close()
 	db.pool.Close()
-	return nil
+	return err
 }
 
 // Stats counts the shared writes of greetings and the shared look-ups of keys

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"helloapi/migrations"
 )
 
 // rights are what a serving process does with each table, and all that the
@@ -22,10 +24,31 @@ var rights = map[string]string{
 	"greeting_imports":         "", // nothing
 	"greeting_import_prefixes": "",
 	"replicas":                 "SELECT, INSERT, UPDATE, DELETE",
-	"greetings":                "SELECT, INSERT, UPDATE",
 	"usage":                    "SELECT, INSERT, UPDATE, DELETE", // old rows are folded
 	"certificates":             "SELECT, INSERT, UPDATE",
 	"certificate_secrets":      "SELECT, INSERT, UPDATE, DELETE", // answers to challenges go
+	"idempotency":              "SELECT, INSERT, UPDATE, DELETE", // what has expired goes
+
+	// Those of endpoints.
+	"greetings": "SELECT, INSERT, UPDATE",
+}
+
+// checkRights reports a table of the schema that rights does not have.
+func checkRights() error {
+	tables, err := migrations.Tables()
+	if err != nil {
+		return err
+	}
+	return missingRights(tables)
+}
+
+func missingRights(tables map[string]bool) error {
+	for table := range tables {
+		if _, ok := rights[table]; !ok {
+			return fmt.Errorf("a migration makes the table %s, but internal/postgres/rights.go does not have it: say there what `helloapi serve` does with it", table)
+		}
+	}
+	return nil
 }
 
 // Grant gives a role the rights that a serving process needs on the tables of

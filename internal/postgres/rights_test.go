@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"strings"
 	"testing"
 
 	"helloapi/internal/backendtest"
@@ -30,5 +31,14 @@ func TestRightsOnEveryTable(t *testing.T) {
 	}
 	if err := rows.Err(); err != nil || n != len(postgres.Rights) {
 		t.Errorf("%d of the %d tables in rights.go are there (%v)", n, len(postgres.Rights), err)
+	}
+}
+
+// A process that could not serve an endpoint's table does not start.
+func TestMissingRights(t *testing.T) {
+	t.Parallel()
+	err := postgres.MissingRights(map[string]bool{"greetings": true, "notes": true})
+	if err == nil || !strings.Contains(err.Error(), "the table notes, but internal/postgres/rights.go does not have it") {
+		t.Errorf("a table without rights: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -79,7 +80,7 @@ func MethodNotAllowed(routes chi.Routes) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		path := RoutePath(r.URL)
 		var allowed []string
-		for _, m := range methods {
+		for _, m := range Methods {
 			if routes.Match(chi.NewRouteContext(), m, path) {
 				allowed = append(allowed, m)
 			}
@@ -90,4 +91,23 @@ func MethodNotAllowed(routes chi.Routes) Handler {
 		w.Header().Set("Allow", strings.Join(allowed, ", "))
 		return &Error{Status: http.StatusMethodNotAllowed}
 	}
+}
+
+// UnescapePath decodes the parameters of the path. (chi does not where the
+// path has a %2F.)
+func UnescapePath(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawPath != "" {
+			params := chi.RouteContext(r.Context()).URLParams
+			for i, name := range params.Keys {
+				value, err := url.PathUnescape(params.Values[i])
+				if err != nil {
+					Fail(w, r, &Error{Status: http.StatusNotFound})
+					return
+				}
+				r.SetPathValue(name, value)
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }

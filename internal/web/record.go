@@ -248,7 +248,7 @@ func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // method keeps a label and a log field from holding whatever a client sends.
 func method(m string) string {
-	for _, known := range methods {
+	for _, known := range Methods {
 		if m == known {
 			return m
 		}
@@ -256,7 +256,8 @@ func method(m string) string {
 	return "other"
 }
 
-var methods = []string{
+// Methods are the methods that HTTP defines.
+var Methods = []string{
 	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
 	http.MethodDelete, http.MethodOptions, http.MethodConnect, http.MethodTrace,
 }

@@ -1,0 +1,6 @@
+package idempotency
+
+import "context"
+
+// Sweep deletes what has expired.
+func (a *Answers) Sweep(ctx context.Context) { a.sweep(ctx) }
