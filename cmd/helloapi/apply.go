@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -8,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
+	"strings"
 
 	"helloapi/internal/backend"
 	"helloapi/internal/planfile"
@@ -17,33 +18,39 @@ import (
 type applyCmd struct {
 	database
 	output
-	applying
-	File  string            `short:"f" required:"" placeholder:"FILE" help:"A plans file, or a serverless.yml as it is; - for standard input."`
-	Prune bool              `help:"Remove the plans and keys that earlier versions of the file made and this one does not have."`
-	Stage string            `placeholder:"STAGE" help:"The stage that a serverless.yml is read for. Default: its provider.stage, or dev."`
-	Opt   map[string]string `placeholder:"NAME=VALUE" help:"What a variable $${opt:NAME} stands for."`
+	File         string            `short:"f" required:"" placeholder:"FILE" help:"A plans file, or a serverless.yml as it is; - for standard input."`
+	DryRun       bool              `help:"Print what would be changed, and change nothing."`
+	Prune        bool              `help:"Remove the plans and keys that earlier versions of the file made and this one does not have."`
+	DropLimits   bool              `help:"Allow a plan with keys to lose its quota or its throttle."`
+	TakeOver     bool              `help:"Allow plans and keys of another file to be changed."`
+	Conceal      bool              `help:"Do not print the values of new keys."`
+	KeysFile     string            `placeholder:"FILE" help:"Write the values of new keys to a new file that only you can read, as CSV, instead of printing them."`
+	OutsideFiles bool              `help:"Allow $${file(…)} to read files outside the folder of the file."`
+	Stage        string            `placeholder:"STAGE" help:"The stage that a serverless.yml is read for. Default: its provider.stage, or dev."`
+	Opt          map[string]string `placeholder:"NAME=VALUE" help:"What a variable $${opt:NAME} stands for."`
 }
 
 func (c *applyCmd) Run(p *program) error {
-	f, err := readPlans(p, c.File, c.Stage, c.Opt)
+	f, err := readPlans(p, c.File, planfile.Options{Stage: c.Stage, Opts: c.Opt, OutsideFiles: c.OutsideFiles})
 	if err != nil {
 		return err
 	}
 	if c.Prune && f.Source == "" {
-		return errors.New("--prune: nobody can tell what earlier versions of standard input made: add name: NAME to the file, or give its path")
+		return errors.New("--prune needs to know which file this is, and standard input has no path: add name: NAME to the file, or give its path")
 	}
+	opts := planfile.ApplyOptions{DryRun: c.DryRun, Prune: c.Prune, DropLimits: c.DropLimits, TakeOver: c.TakeOver}
 	return c.use(p, func(db backend.Database) error {
-		return c.apply(p, db, f, c.Prune, c.output)
+		return apply(p, db, f, opts, shownValues{c.Conceal, c.KeysFile}, c.output)
 	})
 }
 
 // readPlans reads a plans file or a serverless.yml.
-func readPlans(p *program, path, stage string, opts map[string]string) (*planfile.File, error) {
+func readPlans(p *program, path string, o planfile.Options) (*planfile.File, error) {
 	data, err := readFile(p, path)
 	if err != nil {
 		return nil, err
 	}
-	o := planfile.Options{Stage: stage, Opts: opts, Env: p.getenv}
+	o.Env = p.getenv
 	if path != "-" {
 		if o.Path, err = filepath.Abs(path); err != nil {
 			return nil, err
@@ -82,11 +89,10 @@ func fileName(path string) string {
 	return path
 }
 
-// applying is how a file of plans or keys is applied.
-type applying struct {
-	DryRun   bool   `help:"Say what would be changed, and change nothing."`
-	Conceal  bool   `help:"Do not print the values of new keys."`
-	KeysFile string `placeholder:"FILE" help:"Write the values of new keys to a new file that only you can read, as CSV, instead of printing them."`
+// shownValues say where the values of new keys go.
+type shownValues struct {
+	conceal bool
+	file    string // "": they are printed
 }
 
 // An applied is what was done, as it is shown.
@@ -94,6 +100,7 @@ type applied struct {
 	DryRun  bool            `json:"dryRun"`
 	Changes []planfile.Line `json:"changes"`
 	Keys    []newKey        `json:"keys"`
+	LeftOut []string        `json:"leftOut,omitempty"` // keys of a listing that were not imported
 	Notices []string        `json:"notices"`
 }
 
@@ -103,63 +110,60 @@ type newKey struct {
 	Value string `json:"value,omitempty"` // "": concealed
 }
 
-// apply changes the database as f says. People see what before it is done.
-func (a applying) apply(p *program, db planfile.Store, f *planfile.File, prune bool, o output) error {
-	// Once to look and once to do: nobody has to wait for a slow terminal.
-	// What was shown is not what is done only if somebody changes plans or
-	// keys in between.
-	var planned, done planfile.Changes
-	err := db.ApplyPlans(p.ctx, f.Scope(), func(s planfile.State) (_ planfile.Changes, err error) {
-		planned, err = f.Diff(s, prune, time.Now())
-		return planfile.Changes{}, err
-	})
+// apply applies a file to the database, and prints what that changed.
+func apply(p *program, db planfile.Store, f *planfile.File, opts planfile.ApplyOptions, values shownValues, o output) error {
+	written := false
+	if values.file != "" {
+		opts.KeepValues = func(made []planfile.NewValue) error {
+			err := writeKeys(values.file, newKeys(made))
+			written = err == nil
+			return err
+		}
+	}
+	c, err := planfile.Apply(p.ctx, db, f, opts)
 	if err != nil {
+		if written {
+			err = errors.Join(err, os.Remove(values.file)) // values of no keys
+		}
 		return nothingChanged(err)
 	}
-	for _, n := range slices.Concat(f.Notices, planned.Notices) {
+	keys := newKeys(c.Made())
+	if opts.DryRun {
+		keys = nil // values that open nothing
+	}
+	notices := slices.Concat(f.Notices, c.Notices)
+	conceal := values.conceal || written
+	if o.Output == "json" {
+		if conceal {
+			for i := range keys {
+				keys[i].Value = ""
+			}
+		}
+		shown := applied{opts.DryRun, append([]planfile.Line{}, c.Lines...), append([]newKey{}, keys...), c.LeftOut, append([]string{}, notices...)}
+		return valuesLost(keys, printJSON(p.stdout, shown))
+	}
+	if n := len(c.LeftOut); n > 0 {
+		notices = append(notices, fmt.Sprintf("%s: left out, since no key here has their name or value: %s. "+
+			"To import one, apply a file that lists it first, or say which plan is meant by its usage plan: --usage-plan ID=PLAN", f.Name, someOf(c.LeftOut)))
+	}
+	for _, n := range notices {
 		fmt.Fprintln(p.stderr, "note:", n)
 	}
-	asJSON := o.Output == "json"
-	if !asJSON {
-		printLines(p.stdout, planned.Lines)
+	printLines(p.stdout, c.Lines)
+	verbs := []string{"added", "changed", "removed"}
+	if opts.DryRun {
+		verbs = []string{"to add", "to change", "to remove"}
 	}
-	if a.DryRun {
-		if asJSON {
-			return printJSON(p.stdout, shownChanges(planned, f, true, true))
-		}
-		_, err := fmt.Fprintln(p.stdout, or(summary(planned.Lines, "to add", "to change", "to remove"), "Nothing to do: plans and keys are as the file says."))
-		return err
-	}
+	fmt.Fprintln(p.stdout, cmp.Or(summary(c.Lines, verbs[0], verbs[1], verbs[2]), "Nothing to do: plans and keys are as the file says."))
+	return valuesLost(keys, printKeys(p, keys, conceal, values.file))
+}
 
-	keysFile := ""
-	err = db.ApplyPlans(p.ctx, f.Scope(), func(s planfile.State) (_ planfile.Changes, err error) {
-		if done, err = f.Diff(s, prune, time.Now()); err != nil {
-			return planfile.Changes{}, err
-		}
-		if a.KeysFile != "" && len(made(done)) > 0 {
-			if err := writeKeys(a.KeysFile, made(done)); err != nil {
-				return planfile.Changes{}, err
-			}
-			keysFile = a.KeysFile
-		}
-		return done, nil
-	})
-	if err != nil {
-		if keysFile != "" {
-			err = errors.Join(err, os.Remove(keysFile)) // values of no keys
-		}
-		return nothingChanged(err)
+// someOf lists names, the first twenty of more.
+func someOf(names []string) string {
+	if n := len(names); n > 20 {
+		names = append(names[:20:20], fmt.Sprintf("and %d more (-o json lists all)", n-20))
 	}
-	conceal := a.Conceal || keysFile != ""
-	if asJSON {
-		return valuesLost(done, printJSON(p.stdout, shownChanges(done, f, false, conceal)))
-	}
-	if !slices.Equal(planned.Lines, done.Lines) {
-		fmt.Fprintln(p.stdout, "Somebody else changed plans or keys just now. What was done:")
-		printLines(p.stdout, done.Lines)
-	}
-	fmt.Fprintln(p.stdout, or(summary(done.Lines, "added", "changed", "removed"), "Nothing to do: plans and keys are as the file says."))
-	return valuesLost(done, printKeys(p, made(done), conceal, keysFile))
+	return strings.Join(names, ", ")
 }
 
 // nothingChanged says so after the errors of a file.
@@ -168,32 +172,18 @@ func nothingChanged(err error) error {
 }
 
 // valuesLost says what to do if the values of new keys could not be printed.
-func valuesLost(c planfile.Changes, err error) error {
-	if err == nil || len(made(c)) == 0 {
+func valuesLost(keys []newKey, err error) error {
+	if err == nil || len(keys) == 0 {
 		return err
 	}
 	return fmt.Errorf("the keys are made, but their values could not be printed (%w): `helloapi keys rotate NAME` makes and prints a new one", err)
 }
 
-func made(c planfile.Changes) []newKey {
-	var keys []newKey
-	for _, k := range c.AddKeys {
-		if k.Made {
-			keys = append(keys, newKey{k.Key.Name, k.Value.Reveal()})
-		}
+func newKeys(made []planfile.NewValue) (keys []newKey) {
+	for _, k := range made {
+		keys = append(keys, newKey{k.Key.Name, k.Value.Reveal()})
 	}
 	return keys
-}
-
-func shownChanges(c planfile.Changes, f *planfile.File, dryRun, conceal bool) applied {
-	shown := applied{dryRun, append([]planfile.Line{}, c.Lines...), []newKey{}, append([]string{}, slices.Concat(f.Notices, c.Notices)...)}
-	for _, k := range made(c) {
-		if conceal {
-			k.Value = ""
-		}
-		shown.Keys = append(shown.Keys, k)
-	}
-	return shown
 }
 
 func printLines(w io.Writer, lines []planfile.Line) {
@@ -219,7 +209,7 @@ func summary(lines []planfile.Line, added, changed, removed string) string {
 	return fmt.Sprintf("%d %s, %d %s, %d %s.", n["add"], added, n["change"], changed, n["remove"], removed)
 }
 
-// printKeys shows the values of new keys, or says how to come by one.
+// printKeys shows the values of new keys, or how to get one.
 func printKeys(p *program, keys []newKey, conceal bool, keysFile string) error {
 	switch {
 	case len(keys) == 0:
@@ -230,7 +220,7 @@ func printKeys(p *program, keys []newKey, conceal bool, keysFile string) error {
 	case conceal:
 		fmt.Fprint(p.stdout, "\nThe values of the new keys are not shown. This gives a key another one, and shows it:\n\n")
 		// How helloapi is called where it is deployed, for people to paste.
-		command := or(p.getenv("HELLOAPI_COMMAND"), "helloapi")
+		command := cmp.Or(p.getenv("HELLOAPI_COMMAND"), "helloapi")
 		for _, k := range keys {
 			if _, err := fmt.Fprintf(p.stdout, "  %s keys rotate %s\n", command, shellWord(k.Name)); err != nil {
 				return err

@@ -20,10 +20,10 @@ type importCmd struct {
 type importKeysCmd struct {
 	database
 	output
-	File      string            `arg:"" help:"CSV with the columns name,key,description,Enabled,usageplanIds, or JSON with items that have name and value; - for standard input."`
-	Plan      string            `placeholder:"PLAN" help:"The plan of keys whose line names none."`
+	File      string            `arg:"" help:"A listing of the gateway's keys with their values, as JSON or YAML, or CSV with the columns name and key; - for standard input."`
+	Plan      string            `placeholder:"PLAN" help:"The plan of all keys that are new here and whose line names none."`
 	UsagePlan map[string]string `placeholder:"ID=PLAN" help:"The plan that the file calls ID."`
-	DryRun    bool              `help:"Say what would be changed, and change nothing."`
+	DryRun    bool              `help:"Print what would be changed, and change nothing."`
 }
 
 func (c *importKeysCmd) Run(p *program) error {
@@ -36,7 +36,7 @@ func (c *importKeysCmd) Run(p *program) error {
 		return nothingChanged(err)
 	}
 	return c.use(p, func(db backend.Database) error {
-		return applying{DryRun: c.DryRun}.apply(p, db, f, false, c.output)
+		return apply(p, db, f, planfile.ApplyOptions{DryRun: c.DryRun}, shownValues{}, c.output)
 	})
 }
 

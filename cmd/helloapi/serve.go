@@ -135,7 +135,7 @@ func (c *serveCmd) Run(p *program) error {
 func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err error) {
 	var plans *planfile.File
 	if c.PlansFile != "" {
-		if plans, err = readPlans(p, c.PlansFile, "", nil); err != nil {
+		if plans, err = readPlans(p, c.PlansFile, planfile.Options{}); err != nil {
 			return err
 		}
 	}
@@ -167,7 +167,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		names = certificates.Names()
 	}
 	if plans != nil {
-		err = applying{}.apply(p, stores, plans, false, output{})
+		err = apply(p, stores, plans, planfile.ApplyOptions{}, shownValues{}, output{})
 	} else {
 		err = firstStart(p, stores, publicURL(srv, names))
 	}

@@ -24,15 +24,7 @@ func apply(ctx context.Context, db planfile.Store, data string, prune bool) (pla
 	if err != nil {
 		return planfile.Changes{}, err
 	}
-	return applyFile(ctx, db, f, prune)
-}
-
-func applyFile(ctx context.Context, db planfile.Store, f *planfile.File, prune bool) (c planfile.Changes, err error) {
-	err = db.ApplyPlans(ctx, f.Scope(), func(s planfile.State) (planfile.Changes, error) {
-		c, err = f.Diff(s, prune, time.Now())
-		return c, err
-	})
-	return c, err
+	return planfile.Apply(ctx, db, f, planfile.ApplyOptions{Prune: prune, DropLimits: true})
 }
 
 // mustApply applies a file and wants as many lines of changes.
@@ -351,7 +343,7 @@ func testApplyFails(t *testing.T, url string) {
 	}
 	mine := errors.New("mine")
 	err = db.ApplyPlans(t.Context(), f.Scope(), func(s planfile.State) (planfile.Changes, error) {
-		c, _ := f.Diff(s, false, time.Now())
+		c, _ := f.Diff(s, planfile.ApplyOptions{}, time.Now())
 		return c, mine
 	})
 	if !errors.Is(err, mine) {
@@ -360,7 +352,7 @@ func testApplyFails(t *testing.T, url string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	err = db.ApplyPlans(ctx, f.Scope(), func(s planfile.State) (planfile.Changes, error) {
 		cancel()
-		return f.Diff(s, false, time.Now())
+		return f.Diff(s, planfile.ApplyOptions{}, time.Now())
 	})
 	if err == nil {
 		t.Error("applied by a caller that left")
@@ -399,11 +391,7 @@ func testApplyConcurrently(t *testing.T, url string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var c planfile.Changes
-			err = db.ApplyPlans(t.Context(), f.Scope(), func(s planfile.State) (_ planfile.Changes, err error) {
-				c, err = f.Diff(s, true, time.Now())
-				return planfile.Changes{}, err
-			})
+			c, err := planfile.Apply(t.Context(), db, f, planfile.ApplyOptions{Prune: true, DryRun: true})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -429,7 +417,7 @@ func testApplyConcurrently(t *testing.T, url string) {
 			close(entered)
 			<-leave
 			order = append(order, "first")
-			return f.Diff(s, true, time.Now())
+			return f.Diff(s, planfile.ApplyOptions{Prune: true}, time.Now())
 		})
 		if err != nil {
 			t.Errorf("apply: %v", err)
@@ -439,7 +427,7 @@ func testApplyConcurrently(t *testing.T, url string) {
 	wg.Go(func() {
 		err := dbs[1].ApplyPlans(t.Context(), f.Scope(), func(s planfile.State) (planfile.Changes, error) {
 			order = append(order, "second")
-			c, err := f.Diff(s, true, time.Now())
+			c, err := f.Diff(s, planfile.ApplyOptions{Prune: true}, time.Now())
 			if len(c.Lines) != 0 {
 				t.Errorf("it did not see what the first did: %v", c.Lines)
 			}
@@ -451,6 +439,9 @@ func testApplyConcurrently(t *testing.T, url string) {
 	})
 	if _, err := dbs[1].Keys(t.Context()); err != nil {
 		t.Errorf("read keys meanwhile: %v", err)
+	}
+	if _, err := planfile.Apply(t.Context(), dbs[1], f, planfile.ApplyOptions{Prune: true, DryRun: true}); err != nil {
+		t.Errorf("a dry run meanwhile: %v", err) // it would wait for the first for good
 	}
 	close(leave)
 	wg.Wait()

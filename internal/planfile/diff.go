@@ -1,7 +1,7 @@
 package planfile
 
 import (
-	"context"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,26 +11,27 @@ import (
 	"helloapi/internal/plan"
 )
 
-// A Store is a database that files are applied to.
-type Store interface {
-	// ApplyPlans has decide compare the present state with a file, and makes
-	// the changes that it returns, in one transaction: all or, after any error,
-	// none. Nothing else changes plans or keys meanwhile; of several calls, by
-	// whatever process, the others wait. The state has every plan, and of the
-	// keys those in scope.
-	ApplyPlans(ctx context.Context, scope Scope, decide func(State) (Changes, error)) error
-}
-
 // A State is what of a database a file is about.
 type State struct {
 	Plans []StoredPlan
 	Keys  []StoredKey
 }
 
+// Add adds a key with a value, or only the value if the key was added last.
+func (s *State) Add(k StoredKey, v StoredValue) {
+	if n := len(s.Keys); n == 0 || s.Keys[n-1].ID != k.ID {
+		s.Keys = append(s.Keys, k)
+	}
+	last := &s.Keys[len(s.Keys)-1]
+	last.Values = append(last.Values, v)
+}
+
 // A StoredPlan is a plan in a database.
 type StoredPlan struct {
 	plan.Plan
 	MadeBy string // the Source of the file that did, "" for none
+	Owner  string // the Source of the file that says what the limits are, "" for none
+	Keys   int    // how many are on it
 }
 
 // A StoredKey is a key in a database, or how it is to be.
@@ -72,6 +73,7 @@ type Changes struct {
 
 	// Lines say it to people, and nothing that is done for the record only.
 	Lines   []Line
+	LeftOut []string // keys of a listing that nothing here knows
 	Notices []string
 }
 
@@ -80,7 +82,8 @@ type Line struct {
 	Op   string `json:"op"`   // add, change or remove
 	Kind string `json:"kind"` // plan or key
 	Name string `json:"name"`
-	Text string `json:"text"` // what of it
+	Text string `json:"text"`           // what of it
+	Keys int    `json:"keys,omitempty"` // that a change of their plan reaches
 }
 
 // A PlanInUseError says that a plan can't be removed: keys are on it that the
@@ -95,9 +98,9 @@ func (e *PlanInUseError) Error() string {
 type differ struct {
 	mistakes
 	Changes
-	file  *File
-	now   time.Time
-	prune bool
+	file *File
+	opts ApplyOptions
+	now  time.Time
 
 	plans   map[string]StoredPlan
 	keys    map[string]StoredKey      // by name
@@ -105,12 +108,11 @@ type differ struct {
 	dropped map[string]bool           // IDs of keys
 }
 
-// Diff returns what makes the state agree with f. With prune that includes
-// removing what earlier versions of f made and this one does not have. What a
-// file does not say of a key is left as it is.
-func (f *File) Diff(s State, prune bool, now time.Time) (Changes, error) {
+// Diff returns what makes the state agree with f. What a file does not say of
+// a key is left as it is.
+func (f *File) Diff(s State, opts ApplyOptions, now time.Time) (Changes, error) {
 	d := &differ{
-		file: f, now: now, prune: prune,
+		file: f, opts: opts, now: now,
 		plans: map[string]StoredPlan{}, keys: map[string]StoredKey{}, openers: map[apikey.Hash]StoredKey{}, dropped: map[string]bool{},
 	}
 	for _, p := range s.Plans {
@@ -128,7 +130,11 @@ func (f *File) Diff(s State, prune bool, now time.Time) (Changes, error) {
 		d.plan(p)
 	}
 	gone := d.gone(s.Keys)
-	for _, k := range f.Keys {
+	keys := f.Keys
+	if f.KeysOnly {
+		keys = d.chosen(keys)
+	}
+	for _, k := range keys {
 		d.key(k)
 	}
 	for _, k := range gone {
@@ -139,36 +145,94 @@ func (f *File) Diff(s State, prune bool, now time.Time) (Changes, error) {
 }
 
 func (d *differ) line(op, kind, name, text string) {
-	d.Lines = append(d.Lines, Line{op, kind, name, text})
+	d.Lines = append(d.Lines, Line{Op: op, Kind: kind, Name: name, Text: text})
 }
 
 func (d *differ) notice(format string, args ...any) {
 	d.Notices = append(d.Notices, fmt.Sprintf(format, args...))
 }
 
-// owner returns who has made what is there already, once this file lists it:
+func (d *differ) at(p Place) string {
+	return fmt.Sprintf("%s:%d", cmp.Or(p.File, d.file.Name), p.Line)
+}
+
+// maker returns the file that made what exists already and this file lists:
 // the last file that did, of several. What no file made stays so.
-func (d *differ) owner(madeBy string) string {
+func (d *differ) maker(madeBy string) string {
 	if madeBy == "" || d.file.Source == "" {
 		return madeBy
 	}
 	return d.file.Source
 }
 
+// foreign reports whether what belongs to a file belongs to another than this.
+func (d *differ) foreign(owner string) bool {
+	return owner != "" && owner != d.file.Source && !d.opts.TakeOver
+}
+
+// owner is a Source as messages have it, with how to be it.
+func owner(source string) string {
+	kind, name, _ := strings.Cut(source, ":")
+	switch kind {
+	case "service":
+		return "the serverless.yml of " + name
+	case "name":
+		return "the file with name: " + name
+	}
+	return "the file " + name + " (if that is this file at another place, give it a name: NAME)"
+}
+
 func (d *differ) plan(p Plan) {
 	old, ok := d.plans[p.Name]
 	if !ok {
-		d.PutPlans = append(d.PutPlans, StoredPlan{p.Plan, d.file.Source})
+		d.PutPlans = append(d.PutPlans, StoredPlan{Plan: p.Plan, MadeBy: d.file.Source, Owner: d.file.Source})
 		d.line("add", "plan", p.Name, limits(p.Plan))
 		return
 	}
+	wanted := StoredPlan{Plan: p.Plan, MadeBy: d.maker(old.MadeBy), Owner: cmp.Or(old.Owner, d.file.Source)}
 	same := quotaEqual(old.Quota, p.Quota) && throttleEqual(old.Throttle, p.Throttle)
 	if !same {
-		d.line("change", "plan", p.Name, arrow(limits(old.Plan), limits(p.Plan)))
+		change := arrow(limits(old.Plan), limits(p.Plan))
+		if d.foreign(old.Owner) {
+			d.add(p.Place, "plan %q belongs to %s, and this file would change it for %s (%s): give the plan of this file another name, or change it for both with --take-over",
+				p.Name, owner(old.Owner), count(old.Keys), change)
+			return
+		}
+		if lost := lost(old.Plan, p.Plan); lost != "" && old.Keys > 0 && !d.opts.DropLimits {
+			d.add(p.Place, "plan %q would lose its %s, and %s would be without: write the limit, or drop it with --drop-limits", p.Name, lost, count(old.Keys))
+			return
+		}
+		if d.file.Source != "" {
+			wanted.Owner = d.file.Source
+		}
+		if old.Keys > 0 {
+			change += " (for " + count(old.Keys) + ")"
+		}
+		d.Lines = append(d.Lines, Line{"change", "plan", p.Name, change, old.Keys})
 	}
-	if owner := d.owner(old.MadeBy); !same || owner != old.MadeBy {
-		d.PutPlans = append(d.PutPlans, StoredPlan{p.Plan, owner})
+	if !same || wanted.MadeBy != old.MadeBy || wanted.Owner != old.Owner {
+		d.PutPlans = append(d.PutPlans, wanted)
 	}
+}
+
+// count says how many keys there are.
+func count(keys int) string {
+	if keys == 1 {
+		return "1 key"
+	}
+	return fmt.Sprintf("%d keys", keys)
+}
+
+// lost names the limits that from has and to has not.
+func lost(from, to plan.Plan) string {
+	var all []string
+	if from.Quota != nil && to.Quota == nil {
+		all = append(all, "quota")
+	}
+	if from.Throttle != nil && to.Throttle == nil {
+		all = append(all, "throttle")
+	}
+	return strings.Join(all, " and ")
 }
 
 func limits(p plan.Plan) string {
@@ -219,34 +283,69 @@ func label(k StoredKey) string {
 	return "(no name)"
 }
 
+// find returns the key that k is: the one of its name, or else the one that its
+// value opens. A key that has no name gets that of the file.
+func (d *differ) find(k Key) (old StoredKey, found bool) {
+	if old, found = d.keys[k.Name]; found || k.Value == nil {
+		return old, found
+	}
+	old, found = d.openers[k.Value.Hash()]
+	found = found && !d.dropped[old.ID] && (k.Name == "" || old.Name == "" || d.file.KeysOnly)
+	return old, found
+}
+
+// chosen returns the keys of a listing that are to be imported: those that are
+// here already, by name or by value, and those that a plan is given for. The
+// others belong to somebody else, and do no harm.
+func (d *differ) chosen(keys []Key) (chosen []Key) {
+	unknown := map[string]bool{}
+	for _, k := range keys {
+		_, found := d.find(k)
+		if _, ok := d.plans[k.Plan]; !ok && k.Plan != "" && !k.Mapped {
+			if found {
+				unknown[k.Plan] = true
+			}
+			k.Plan = ""
+			if !found {
+				k.NewPlan = "" // it has a plan, and that is none of ours
+			}
+		}
+		switch {
+		case !found && k.Plan == "" && k.NewPlan == "":
+			d.LeftOut = append(d.LeftOut, cmp.Or(k.Name, fmt.Sprintf("(no name, line %d)", k.Line)))
+		case k.Wrong != "":
+			d.add(k.Place, "%s", k.Wrong)
+		default:
+			chosen = append(chosen, k)
+		}
+	}
+	for id := range unknown {
+		d.notice("%s: usage plan %q is none here, so its keys keep their plan: --usage-plan %[2]s=PLAN moves them", d.file.Name, id)
+	}
+	slices.Sort(d.Notices)
+	checkKeys(&d.mistakes, chosen)
+	return chosen
+}
+
 func (d *differ) key(k Key) {
+	old, found := d.find(k)
+	if !found {
+		k.Plan = cmp.Or(k.Plan, k.NewPlan)
+	}
 	if _, ok := d.plans[k.Plan]; d.file.KeysOnly && k.Plan != "" && !ok {
-		d.add(k.Line, "there is no plan %q: `helloapi plans list` shows those there are; --usage-plan %[1]s=PLAN says which of them it is", k.Plan)
+		d.add(k.Place, "there is no plan %q: `helloapi plans list` shows existing plans", k.Plan)
 		return
 	}
-	old, found := d.keys[k.Name]
 	var hash apikey.Hash
 	if k.Value != nil {
 		hash = k.Value.Hash()
-		opened, taken := d.openers[hash]
-		taken = taken && !d.dropped[opened.ID]
-		if k.Name == "" {
-			if taken && opened.Name != "" {
-				d.add(k.Line, "the value of this key opens key %q already: add name: %s, or delete that key first", opened.Name, opened.Name)
-				return
-			}
-			old, found = opened, taken
-		} else if taken && (!found || opened.ID != old.ID) {
-			d.add(k.Line, "the value of key %q opens key %q already, or did, and a value opens one key only: delete that key first (helloapi keys delete %[2]s), or give this one another value", k.Name, label(opened))
+		if opened, taken := d.openers[hash]; taken && !d.dropped[opened.ID] && (!found || opened.ID != old.ID) {
+			d.add(k.Place, "the value of key %q opens key %q already, or did, and a value opens one key only: delete that key first (helloapi keys delete %[2]s), or give this one another value", k.Name, label(opened))
 			return
 		}
 	}
 	if found {
 		d.changeKey(k, old, hash)
-		return
-	}
-	if k.Plan == "" {
-		d.add(k.Line, "this key is new, and nothing says which plan it is on: give --plan PLAN")
 		return
 	}
 	added := StoredKey{Name: k.Name, Plan: k.Plan, Enabled: true, MadeBy: d.file.Source}
@@ -269,6 +368,7 @@ func (d *differ) key(k Key) {
 
 // set does to a key what the file says of it.
 func (k Key) set(s *StoredKey) {
+	s.Name = cmp.Or(s.Name, k.Name)
 	if k.Plan != "" {
 		s.Plan = k.Plan
 	}
@@ -290,6 +390,9 @@ func (d *differ) changeKey(k Key, old StoredKey, hash apikey.Hash) {
 	wanted := old
 	k.set(&wanted)
 	var texts []string
+	if old.Name != wanted.Name {
+		texts = append(texts, "named "+wanted.Name)
+	}
 	if old.Plan != wanted.Plan {
 		from := old.Plan
 		if from == "" {
@@ -309,11 +412,10 @@ func (d *differ) changeKey(k Key, old StoredKey, hash apikey.Hash) {
 	if !old.ExpiresAt.Equal(wanted.ExpiresAt) {
 		texts = append(texts, "expires "+wanted.ExpiresAt.UTC().Format(time.RFC3339))
 	}
-	wanted.MadeBy = d.owner(old.MadeBy)
+	wanted.MadeBy = d.maker(old.MadeBy)
 	if len(texts) > 0 || wanted.MadeBy != old.MadeBy {
 		d.PutKeys = append(d.PutKeys, wanted)
 	}
-
 	if k.Value != nil {
 		i := slices.IndexFunc(old.Values, func(v StoredValue) bool { return v.Hash == hash })
 		switch {
@@ -321,15 +423,22 @@ func (d *differ) changeKey(k Key, old StoredKey, hash apikey.Hash) {
 			d.SetValues = append(d.SetValues, NewValue{Key: wanted, Value: *k.Value})
 			texts = append(texts, "another value; the present one is refused from now on")
 		case !old.Values[i].ExpiresAt.IsZero() && !d.now.Before(old.Values[i].ExpiresAt):
-			d.notice("%s:%d: the value of key %q here no longer opens it, since the key was rotated: write the new value, or none", d.file.Name, k.Line, label(old))
+			d.notice("%s: the value of key %q here no longer opens it, since the key was rotated: write the new value, or none", d.at(k.Place), label(old))
 		}
 	}
 	if k.Enabled == nil && !old.Enabled && !d.file.KeysOnly {
-		d.notice("%s:%d: key %q is disabled, and the file does not say: write enabled: true to enable it", d.file.Name, k.Line, label(old))
+		d.notice("%s: key %q is disabled, and the file does not say: write enabled: true to enable it", d.at(k.Place), label(old))
 	}
-	if len(texts) > 0 {
-		d.line("change", "key", label(old), strings.Join(texts, "; "))
+	if len(texts) == 0 {
+		return
 	}
+	change := strings.Join(texts, "; ")
+	if !d.file.KeysOnly && d.foreign(old.MadeBy) {
+		d.add(k.Place, "key %q belongs to %s, and this file would change it (%s): give the key of this file another name, or change it for both with --take-over",
+			label(old), owner(old.MadeBy), change)
+		return
+	}
+	d.line("change", "key", label(old), change)
 }
 
 // gone finds the keys that earlier versions of the file made and this one does
@@ -340,20 +449,20 @@ func (d *differ) gone(keys []StoredKey) []StoredKey {
 	}
 	names, ids := map[string]bool{}, map[string]bool{}
 	for _, k := range d.file.Keys {
-		if k.Name != "" {
-			names[k.Name] = true
-		} else if k.Value != nil {
-			ids[d.openers[k.Value.Hash()].ID] = true
+		if names[k.Name] = true; k.Value != nil {
+			if opened := d.openers[k.Value.Hash()]; k.Name == "" || opened.Name == "" {
+				ids[opened.ID] = true
+			}
 		}
 	}
 	var gone []StoredKey
 	for _, k := range keys {
-		if k.MadeBy == d.file.Source && !names[k.Name] && !(k.Name == "" && ids[k.ID]) {
+		if k.MadeBy == d.file.Source && (k.Name == "" || !names[k.Name]) && !ids[k.ID] {
 			gone = append(gone, k)
 		}
 	}
 	slices.SortFunc(gone, func(a, b StoredKey) int { return strings.Compare(label(a), label(b)) })
-	if !d.prune {
+	if !d.opts.Prune {
 		labels := make([]string, len(gone))
 		for i, k := range gone {
 			labels[i] = label(k)
@@ -382,7 +491,7 @@ func (d *differ) gonePlans(plans []StoredPlan) {
 			gone = append(gone, p.Name)
 		}
 	}
-	if !d.prune {
+	if !d.opts.Prune {
 		d.leftBehind("plan", "plans", gone)
 		return
 	}

@@ -38,8 +38,8 @@ func state() planfile.State {
 	expired.ExpiresAt = now.Add(-time.Hour)
 	return planfile.State{
 		Plans: []planfile.StoredPlan{
-			{Plan: plan.Plan{Name: "free", Quota: &plan.Quota{Limit: 5, Period: plan.Day, Timezone: "UTC"}}, MadeBy: file},
-			{Plan: plan.Plan{Name: "paid", Throttle: &plan.Throttle{Rate: 5, Burst: 5}}, MadeBy: file},
+			{Plan: plan.Plan{Name: "free", Quota: &plan.Quota{Limit: 5, Period: plan.Day, Timezone: "UTC"}}, MadeBy: file, Owner: file},
+			{Plan: plan.Plan{Name: "paid", Throttle: &plan.Throttle{Rate: 5, Burst: 5}}, MadeBy: file, Owner: file},
 			{Plan: plan.Plan{Name: "hand"}},
 		},
 		Keys: []planfile.StoredKey{
@@ -114,8 +114,8 @@ name: shop
 		{"renamed, pruning", edit("- ann", "- eve"), true, "add key eve: on plan free\nremove key ann"},
 		{"renamed with a value, pruning", edit("name: bob", "name: rob"), true, "add key rob: on plan free\nremove key bob"},
 		{"renamed with a value", edit("name: bob", "name: rob"), false, `error f:8: the value of key "rob" opens key "bob" already`},
-		{"a name for a nameless key", edit("- value", "- name: eve\n        value"), false, `error f:12: the value of key "eve" opens key "3" already`},
-		{"a name taken away", edit("name: bob, ", ""), false, `error f:8: the value of this key opens key "bob" already: add name: bob`},
+		{"a name for a nameless key", edit("- value", "- name: eve\n        value"), false, "change key 3: named eve"},
+		{"a name taken away", edit("name: bob, ", ""), true, ""}, // the value says which key it is
 		{"a value that opened another key", edit("- ann", "- {name: ann, value: "+valueC+"}"), false, `error f:7: the value of key "ann" opens key "hand" already, or did`},
 
 		{
@@ -134,7 +134,7 @@ name: shop
 			if err != nil {
 				t.Fatal(err)
 			}
-			c, err := f.Diff(state(), tt.prune, now)
+			c, err := f.Diff(state(), planfile.ApplyOptions{Prune: tt.prune}, now)
 			var got []string
 			for _, n := range c.Notices {
 				got = append(got, "note "+n)
@@ -156,8 +156,129 @@ name: shop
 			if diff := cmp.Diff(tt.want, strings.Join(got, "\n")); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
+			if tt.name == "a plan made by hand" { // its owner is recorded
+				c.PutPlans = nil
+			}
 			if changes := len(c.PutPlans) + len(c.PutKeys) + len(c.AddKeys) + len(c.SetValues) + len(c.DropKeys) + len(c.DropPlans); err == nil && (changes == 0) != (len(c.Lines) == 0) {
 				t.Errorf("%d changes, %d lines", changes, len(c.Lines))
+			}
+		})
+	}
+}
+
+// What belongs to another file is changed only if that is asked for, and no
+// limit is dropped from a plan with keys by mistake.
+func TestDiffRefuses(t *testing.T) {
+	t.Parallel()
+	keys := func(n int) planfile.State {
+		s := state()
+		s.Plans[0].Keys, s.Plans[1].Keys = n, n
+		return s
+	}
+	edit := func(pairs ...string) string { return strings.NewReplacer(pairs...).Replace(before) }
+	tests := []struct {
+		name, file string
+		keys       int
+		opts       planfile.ApplyOptions
+		want       string
+	}{
+		{"how many keys", edit("limit: 5", "limit: 6"), 3, planfile.ApplyOptions{}, "change plan free: 5 a day; no throttle → 6 a day; no throttle (for 3 keys)"},
+		{"how many keys, one", edit("limit: 5", "limit: 6"), 1, planfile.ApplyOptions{}, "change plan free: 5 a day; no throttle → 6 a day; no throttle (for 1 key)"},
+		{"a quota dropped", edit("    quota: {limit: 5, period: DAY}\n", ""), 3, planfile.ApplyOptions{}, `f:4: plan "free" would lose its quota, and 3 keys would be without: write the limit, or drop it with --drop-limits`},
+		{"a throttle dropped", edit("    throttle: {rateLimit: 5}\n", ""), 1, planfile.ApplyOptions{}, `f:9: plan "paid" would lose its throttle, and 1 key would be without`},
+		{"a quota for a throttle", edit("quota: {limit: 5, period: DAY}", "throttle: {rateLimit: 5}"), 1, planfile.ApplyOptions{}, `f:4: plan "free" would lose its quota`},
+		{"a quota dropped, as asked", edit("    quota: {limit: 5, period: DAY}\n", ""), 3, planfile.ApplyOptions{DropLimits: true}, "change plan free: 5 a day; no throttle → no limits (for 3 keys)"},
+		{"a quota dropped, without keys", edit("    quota: {limit: 5, period: DAY}\n", ""), 0, planfile.ApplyOptions{}, "change plan free: 5 a day; no throttle → no limits"},
+
+		{
+			"another file's plan", "name: other\nplans:\n  free: {quota: {limit: 9, period: DAY}}\n", 2,
+			planfile.ApplyOptions{},
+			`f:3: plan "free" belongs to the file with name: shop, and this file would change it for 2 keys (5 a day; no throttle → 9 a day; no throttle): give the plan of this file another name, or change it for both with --take-over`,
+		},
+		{"another file's plan, as asked", "name: other\nplans:\n  free: {quota: {limit: 9, period: DAY}}\n", 0, planfile.ApplyOptions{TakeOver: true}, "change plan free: 5 a day; no throttle → 9 a day; no throttle"},
+		{"another file's plan, the same", "name: other\nplans:\n  free: {quota: {limit: 5, period: DAY}}\n", 2, planfile.ApplyOptions{}, ""},
+		{"from nowhere", "plans:\n  free: {}\n", 0, planfile.ApplyOptions{}, `f:2: plan "free" belongs to`},
+		{"another file's key", "name: other\nplans:\n  mine: {keys: [bob]}\n", 0, planfile.ApplyOptions{}, `f:3: key "bob" belongs to the file with name: shop, and this file would change it (plan free → mine)`},
+		{"another file's key, as asked", "name: other\nplans:\n  mine: {keys: [bob]}\n", 0, planfile.ApplyOptions{TakeOver: true}, "add plan mine: no limits\nchange key bob: plan free → mine"},
+		{"a plan of a service", "service: two\nprovider:\n  apiGateway:\n    usagePlan:\n      - service: {}\n", 0, planfile.ApplyOptions{}, `f:5: plan "service" belongs to the serverless.yml of one-dev`},
+		{"a plan of a path", "plans: {path: {}}\n", 0, planfile.ApplyOptions{}, `f:1: plan "path" belongs to the file /a/plans.yaml (if that is this file at another place, give it a name: NAME)`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f, err := read("f", tt.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := keys(tt.keys)
+			quota := &plan.Quota{Limit: 5, Period: plan.Day, Timezone: "UTC"}
+			s.Plans = append(s.Plans, planfile.StoredPlan{Plan: plan.Plan{Name: "service", Quota: quota}, Owner: "service:one-dev"},
+				planfile.StoredPlan{Plan: plan.Plan{Name: "path", Quota: quota}, Owner: "file:/a/plans.yaml"})
+			c, err := f.Diff(s, tt.opts, now)
+			var got []string
+			for _, l := range c.Lines {
+				got = append(got, fmt.Sprintf("%s %s %s: %s", l.Op, l.Kind, l.Name, l.Text))
+			}
+			if err != nil {
+				got = []string{err.Error()[:min(len(err.Error()), len(tt.want))]}
+			}
+			if diff := cmp.Diff(tt.want, strings.Join(got, "\n")); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+// A listing of keys changes what is known here, and leaves out the rest.
+func TestDiffListing(t *testing.T) {
+	t.Parallel()
+	const nobodys = "nobodys-value-0123456789"
+	tests := []struct {
+		name, rows string // name,key,usageplanids
+		opts       planfile.KeyOptions
+		want       string
+	}{
+		{"by name", "ann," + nobodys + ",", planfile.KeyOptions{}, "change key ann: another value; the present one is refused from now on"},
+		{"a nameless one gets its name", "gateway-made," + valueB + ",", planfile.KeyOptions{}, "change key 3: named gateway-made"},
+		{"another name, the same value", "gateway-made," + valueA + ",", planfile.KeyOptions{}, ""},
+		{"others", "zoe," + nobodys + ",\nann," + nobodys + "-ann,\n,third-value-0123456789,", planfile.KeyOptions{}, "left out zoe\nleft out (no name, line 4)\nchange key ann: another value; the present one is refused from now on"},
+		{"others that are wrong", "zoe,short,\nzoe," + nobodys + ",\nzoe," + nobodys + "-2,\n'bad ,x,", planfile.KeyOptions{}, "left out zoe\nleft out zoe\nleft out zoe\nleft out 'bad"},
+		{"known, and wrong", "zoe,short,\nann,short,", planfile.KeyOptions{}, "error f:3: the key's value can't be used: a value must have 20 to 128 characters; this has 5"},
+		{"known, and twice", "ann," + nobodys + ",\nann," + nobodys + "-2,", planfile.KeyOptions{}, `error f:3: the key "ann" is on line 2 already: a key is known by its name and has one plan`},
+		{"a plan for all", "zoe," + nobodys + ",", planfile.KeyOptions{Plan: "free"}, "add key zoe: on plan free"},
+		{"a plan for all, wrong", "zoe,short,", planfile.KeyOptions{Plan: "free"}, "error f:2: the key's value can't be used: a value must have 20 to 128 characters; this has 5"},
+		{"a plan for all, known", "3," + valueB + ",\nhand,by-hand-0123456789-0123456789,", planfile.KeyOptions{Plan: "free"}, "change key 3: named 3"},
+		{"a plan that is none", "zoe," + nobodys + ",", planfile.KeyOptions{Plan: "gold"}, "error f:2: there is no plan \"gold\": `helloapi plans list` shows existing plans"},
+		{"a mapping", "zoe," + nobodys + ",c7\neve,third-value-0123456789,x1", planfile.KeyOptions{Plans: map[string]string{"c7": "paid"}}, "left out eve\nadd key zoe: on plan paid"},
+		{"a mapping to none", "zoe," + nobodys + ",c7", planfile.KeyOptions{Plans: map[string]string{"c7": "gold"}}, "error f:2: there is no plan \"gold\": `helloapi plans list` shows existing plans"},
+		{"plans beside a plan for all", "zoe," + nobodys + ",c7", planfile.KeyOptions{Plan: "free"}, "left out zoe"},
+		{"a plan by its name", "zoe," + nobodys + ",paid", planfile.KeyOptions{}, "add key zoe: on plan paid"},
+		{"known, on a plan that is not", "ann,generated-0123456789,c7", planfile.KeyOptions{}, `note f: usage plan "c7" is none here, so its keys keep their plan: --usage-plan c7=PLAN moves them`},
+		{"a value of another key", "ann," + valueA + ",", planfile.KeyOptions{}, `error f:2: the value of key "ann" opens key "bob" already, or did, and a value opens one key only: delete that key first (helloapi keys delete bob), or give this one another value`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			f, err := planfile.ReadKeys("f", []byte("name,key,usageplanids\n"+tt.rows), tt.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := f.Diff(state(), planfile.ApplyOptions{Prune: true}, now)
+			var got []string
+			for _, n := range c.Notices {
+				got = append(got, "note "+n)
+			}
+			for _, name := range c.LeftOut {
+				got = append(got, "left out "+name)
+			}
+			for _, l := range c.Lines {
+				got = append(got, fmt.Sprintf("%s %s %s: %s", l.Op, l.Kind, l.Name, l.Text))
+			}
+			if err != nil {
+				got = []string{"error " + err.Error()}
+			}
+			if diff := cmp.Diff(tt.want, strings.Join(got, "\n")); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
 	}
@@ -172,14 +293,14 @@ func TestDiffDisabled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := f.Diff(s, false, now)
+	c, err := f.Diff(s, planfile.ApplyOptions{}, now)
 	if err != nil || len(c.Lines) != 0 || len(c.Notices) != 1 || !strings.Contains(c.Notices[0], "write enabled: true") {
 		t.Errorf("%v, %v, %v", c.Lines, c.Notices, err)
 	}
 	if f, err = read("f", strings.Replace(before, "- ann", "- {name: ann, enabled: true}", 1)); err != nil {
 		t.Fatal(err)
 	}
-	c, err = f.Diff(s, false, now)
+	c, err = f.Diff(s, planfile.ApplyOptions{}, now)
 	if err != nil || len(c.Notices) != 0 || len(c.Lines) != 1 || c.Lines[0].Text != "enabled" {
 		t.Errorf("%v, %v, %v", c.Lines, c.Notices, err)
 	}
@@ -193,7 +314,7 @@ func TestDiffOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := f.Diff(state(), true, now)
+	c, err := f.Diff(state(), planfile.ApplyOptions{Prune: true}, now)
 	if err != nil || len(c.Lines) != 0 || len(c.PutPlans) != 2 || len(c.PutKeys) != 3 {
 		t.Fatalf("%+v, %v", c, err)
 	}

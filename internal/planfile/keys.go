@@ -5,18 +5,24 @@ import (
 	"encoding/csv"
 	"errors"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v4"
-
 	"helloapi/internal/apikey"
+	"helloapi/internal/textfile"
 )
 
 // KeyOptions say what a file of keys can't say by itself.
 type KeyOptions struct {
-	Plan  string            // of the keys whose line names none; "": of those that are there, theirs
+	Plan  string            // of keys that are new and whose line names none; "": those are left out
 	Plans map[string]string // what the file calls a plan, to the plan's name
+}
+
+// A keyReader reads a listing of keys.
+type keyReader struct {
+	decoder
+	opts KeyOptions
 }
 
 // ReadKeys reads a file of keys with their values, called name in messages:
@@ -24,31 +30,47 @@ type KeyOptions struct {
 //
 //	name,key,description,Enabled,usageplanIds
 //
-// or JSON as its command line lists keys: {"items": [{"name": …, "value": …}]}.
-// Its error is *Mistakes.
+// or the JSON or YAML that lists its keys: {"items": [{"name": …, "value": …}]}.
+// Its error is *Mistakes. What is wrong with a single key is its Wrong, and
+// matters if that is imported: a listing may have keys of others.
 func ReadKeys(name string, data []byte, opts KeyOptions) (*File, error) {
-	r := &reader{steps: maxSteps + len(data), literal: true}
-	f := &File{Name: name, KeysOnly: true}
-	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
-	if len(data) > MaxSize {
-		r.add(1, "the file is larger than %d MB: split it", MaxSize>>20)
-	} else if line, ok := badByte(data); ok {
-		r.add(line, "this is not text in UTF-8: save the file as UTF-8")
-	} else if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
-		r.bounded(func() { r.keysJSON(f, data, opts) })
-	} else {
-		r.keysCSV(f, data, opts)
+	m := &mistakes{}
+	d := &keyReader{decoder{mistakes: m, file: &File{Name: name, KeysOnly: true}}, opts}
+	text, err := textfile.Decode(data[:min(len(data), MaxSize)])
+	first, _, _ := bytes.Cut(bytes.TrimSpace(text), []byte("\n"))
+	switch {
+	case len(data) > MaxSize:
+		m.add(Place{Line: 1}, "the file is larger than %d MB: split it", MaxSize>>20)
+	case err != nil:
+		m.add(Place{Line: 1}, "%v", err)
+	case treePattern.Match(first):
+		r := newResolver(m, Options{}, len(data))
+		r.literal = true
+		r.bounded(func() { d.listing(r, text) })
+	default:
+		if line, ok := badByte(text); ok {
+			m.add(Place{Line: line}, "this is not text in UTF-8: save the file as UTF-8")
+			break
+		}
+		d.csv(text)
 	}
-	checkKeys(&r.mistakes, f.Keys)
-	if err := r.err(name); err != nil {
+	if err := m.err(name); err != nil {
 		return nil, err
 	}
-	return f, nil
+	return d.file, nil
 }
 
-const columns = "name,key,description,Enabled,usageplanIds"
+// treePattern is how JSON and YAML begin.
+var treePattern = regexp.MustCompile(`^(?:[{\[]|- |-$|---|%YAML|[\w$"]+:(?: |\r?$))`)
 
-func (r *reader) keysCSV(f *File, data []byte, opts KeyOptions) {
+// columns are those of CSV that are read, and what JSON calls the same.
+var columns = []struct{ csv, json string }{
+	{"name", "name"}, {"key", "value"}, {"description", "description"}, {"enabled", "enabled"}, {"usageplanids", ""}, {"customerid", "customerId"},
+}
+
+const header = "name,key,description,Enabled,usageplanIds"
+
+func (d *keyReader) csv(data []byte) {
 	rows := csv.NewReader(bytes.NewReader(data))
 	rows.FieldsPerRecord = -1
 	rows.ReuseRecord = true
@@ -58,143 +80,158 @@ func (r *reader) keysCSV(f *File, data []byte, opts KeyOptions) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		var bad *csv.ParseError
-		if errors.As(err, &bad) {
-			r.add(bad.Line, "this is not CSV: %v", bad.Err)
+		if bad := (*csv.ParseError)(nil); errors.As(err, &bad) {
+			d.add(Place{Line: bad.Line}, "this is not CSV: %v", bad.Err)
 			return
 		}
 		line, _ := rows.FieldPos(0)
+		at := Place{Line: line}
 		if names == nil {
-			if names = r.header(line, row); names == nil {
+			if names = d.header(at, row); names == nil {
 				return
 			}
 			continue
 		}
-		if len(row) != len(names) {
-			r.add(line, "the line has %d fields, and the first line names %d: quote those that have a comma", len(row), len(names))
+		if row = joinQuoted(row, len(row)-len(names)); len(row) != len(names) {
+			d.add(at, "the line has %d fields, and the first line names %d: quote those that have a comma", len(row), len(names))
 			continue
 		}
-		k := Key{Line: line, Plan: opts.Plan}
-		good := true
+		k := Key{Place: at, NewPlan: d.opts.Plan}
 		for i, field := range row {
-			field = strings.TrimSpace(field)
-			if field == "" {
-				continue
-			}
-			good = r.keyField(&k, names[i], field, opts) && good
+			d.field(&k, names[i], strings.TrimSpace(field))
 		}
-		if k.Value == nil && good {
-			r.add(line, "the key has no value: this file is for the values that customers have")
-			good = false
+		if k.Value == nil && k.Wrong == "" {
+			k.Wrong = "the key has no value: this file is for the values that customers have"
 		}
-		if good {
-			f.Keys = append(f.Keys, k)
-		}
+		d.file.Keys = append(d.file.Keys, k)
 	}
 	if names == nil {
-		r.add(1, "the file is empty")
+		d.add(Place{Line: 1}, "the file is empty")
 	}
 }
 
-// header returns the names of the columns, in small letters.
-func (r *reader) header(line int, row []string) []string {
-	var names []string
-	known, twice := 0, false
-	for _, c := range row {
-		c = strings.ToLower(strings.TrimSpace(c))
-		twice = twice || slices.Contains(names, c)
-		names = append(names, c)
-		if slices.Contains(strings.Split(strings.ToLower(columns)+",customerid", ","), c) {
-			known++
+// joinQuoted makes one field of those that are in single quotes together, which
+// CSV has split at more commas than there should be.
+func joinQuoted(row []string, more int) []string {
+	for i := range row {
+		if more > 0 && i+more < len(row) && strings.HasPrefix(row[i], "'") && strings.HasSuffix(row[i+more], "'") {
+			return slices.Replace(slices.Clone(row), i, i+more+1, strings.Join(row[i:i+more+1], ","))
 		}
 	}
-	// What it says instead is not repeated: it may be a key's value.
-	if !slices.Contains(names, "name") || !slices.Contains(names, "key") || known < len(names) || twice {
-		r.add(line, "the first line must name the columns, separated by commas: %s; only name and key are needed", columns)
-		return nil
-	}
-	return names
+	return row
 }
 
-// keyField reads a field of a key that is not empty.
-func (r *reader) keyField(k *Key, column, field string, opts KeyOptions) (ok bool) {
-	if !storable(field) {
-		r.add(k.Line, "%s must be text in UTF-8, without NUL characters", column)
-		return false
+// header returns the names of the columns, in small letters. Columns that are
+// not known are ignored.
+func (d *keyReader) header(at Place, row []string) (names []string) {
+	for _, c := range row {
+		names = append(names, strings.ToLower(strings.TrimSpace(c)))
 	}
-	switch column {
-	case "name":
-		k.Name = field
-	case "key":
-		v, err := apikey.Parse(field)
+	count := func(name string) (n int) {
+		for _, c := range names {
+			if c == name {
+				n++
+			}
+		}
+		return n
+	}
+	switch { // what it says instead is not repeated: it may be a key's value
+	case len(row) == 1 && strings.ContainsAny(row[0], ";\t"):
+		d.add(at, "the columns are separated by semicolons or tabs: save the file with commas; a listing of the gateway's keys must be JSON or YAML (--output json)")
+	case slices.ContainsFunc(columns, func(c struct{ csv, json string }) bool { return count(c.csv) > 1 }), count("name") == 0, count("key") == 0:
+		d.add(at, "the first line must name the columns, each once and separated by commas: %s; only name and key are needed. A listing of the gateway's keys must be JSON or YAML (--output json)", header)
+	default:
+		return names
+	}
+	return nil
+}
+
+// field reads a column of a key.
+func (d *keyReader) field(k *Key, column, s string) {
+	switch {
+	case s == "":
+	case !storable(s):
+		d.add(k.Place, "%s must be text in UTF-8, without NUL characters", column)
+	case column == "name":
+		k.Name = s
+	case column == "key":
+		v, err := apikey.Parse(s)
 		if err != nil {
-			r.add(k.Line, "the key's value can't be used: %v", err)
-			return false
+			k.Wrong = "the key's value can't be used: " + err.Error()
+			return
 		}
 		k.Value = &v
-	case "description":
-		k.Description = &field
-	case "customerid":
-		k.CustomerID = &field
-	case "enabled":
-		b := strings.EqualFold(field, "true")
-		if k.Enabled = &b; !b && !strings.EqualFold(field, "false") {
-			r.add(k.Line, "Enabled must be TRUE or FALSE")
-			return false
+	case column == "description":
+		k.Description = &s
+	case column == "customerid":
+		k.CustomerID = &s
+	case column == "enabled":
+		on := strings.EqualFold(s, "true")
+		if k.Enabled = &on; !on && !strings.EqualFold(s, "false") {
+			k.Wrong = "Enabled must be TRUE or FALSE"
 		}
-	case "usageplanids":
+	case column == "usageplanids":
 		plans := map[string]bool{}
-		for _, id := range strings.FieldsFunc(field, func(c rune) bool { return c == ',' || c == ';' || c == ' ' }) {
-			k.Plan = id
-			if name, ok := opts.Plans[id]; ok {
+		for _, id := range strings.FieldsFunc(s, func(c rune) bool { return strings.ContainsRune(`,; '"[]`, c) }) {
+			name, mapped := d.opts.Plans[id]
+			if k.Plan, k.Mapped = id, mapped; mapped {
 				k.Plan = name
 			}
 			plans[k.Plan] = true
 		}
 		if len(plans) > 1 {
-			r.add(k.Line, "the key has several usage plans, and here a key has one: leave one of them")
-			return false
+			k.Wrong = "the key has several usage plans, and here a key has one: leave one of them"
 		}
 	}
-	return true
 }
 
-func (r *reader) keysJSON(f *File, data []byte, opts KeyOptions) {
-	root := r.parse(data)
-	if root == nil {
+// listing reads what the gateway lists: the keys themselves, one of them, or a
+// mapping that has them.
+func (d *keyReader) listing(r *resolver, data []byte) {
+	root := r.parse("", data)
+	if root.Node == nil {
 		return
 	}
-	items := find(r.entries(root), "items")
-	if items == nil || items.Kind != yaml.SequenceNode {
-		r.add(root.Line, `there is no list "items": this must be what the gateway's get-api-keys --include-values prints`)
+	n := r.tree(root)
+	for _, more := range []string{"NextToken", "nextToken", "position"} {
+		if next := n.get(more); next != nil && next.kind != null {
+			d.file.Notices = append(d.file.Notices, d.file.Name+": the listing is not complete ("+more+"): keys after those are missing; list them without --max-items and --no-paginate")
+		}
+	}
+	items := n
+	for _, name := range []string{"_embedded", "items", "item"} {
+		if inner := items.get(name); inner != nil {
+			items = inner
+		}
+	}
+	if items.kind == mapping && (items.get("value") != nil || items.get("name") != nil && items.get("id") != nil) {
+		items = &node{kind: list, items: []*node{items}} // a single one
+	}
+	if items.kind != list {
+		d.wrong(n, `there are no keys: this must be what the gateway's get-api-keys --include-values prints, a list "items" of keys`)
 		return
 	}
-	for _, item := range items.Content {
-		if item.Kind != yaml.MappingNode {
-			r.add(item.Line, "an item must be a key, with its name and value")
+	values := 0
+	for _, item := range items.items {
+		k := Key{Place: item.Place, NewPlan: d.opts.Plan}
+		if item.kind != mapping {
+			d.wrong(item, "an item must be a key, with its name and value")
 			continue
 		}
-		k := Key{Line: item.Line, Plan: opts.Plan}
-		good := true
-		for _, e := range r.entries(item) {
-			column, ok := map[string]string{
-				"name": "name", "value": "key", "description": "description", "customerId": "customerid", "enabled": "enabled",
-			}[e.key]
-			if !ok || isNull(r.alias(e.value)) {
-				continue
+		for _, c := range columns {
+			if v := item.get(c.json); v != nil && v.kind != null && c.json != "" {
+				s, _ := d.text(v, c.json)
+				d.field(&k, c.csv, strings.TrimSpace(s))
 			}
-			s, _, ok := r.text(e.value, e.key)
-			if ok && strings.TrimSpace(s) != "" {
-				ok = r.keyField(&k, column, strings.TrimSpace(s), opts)
-			}
-			good = good && ok
 		}
-		if k.Value == nil && good {
-			r.add(item.Line, "the key has no value: list the keys with --include-values")
-			good = false
+		if v := item.get("value"); v != nil && v.kind != null {
+			values++
+		} else {
+			k.Wrong = "the key has no value: list the keys with --include-values"
 		}
-		if good {
-			f.Keys = append(f.Keys, k)
-		}
+		d.file.Keys = append(d.file.Keys, k)
+	}
+	if values == 0 && len(items.items) > 0 && len(d.list) == 0 {
+		d.add(n.Place, "no key has a value: list the keys with --include-values")
 	}
 }

@@ -1,6 +1,10 @@
 // Package planfile reads the files that say which plans and keys there are: a
-// plans file of helloapi's own, a serverless.yml as it is, and a CSV file of
-// keys. Diff says what has to be changed for a database to agree with one.
+// plans file of helloapi's own, a serverless.yml as it is, and listings of
+// keys. Apply makes a database agree with one.
+//
+// Reading has two passes. A resolver follows aliases, variables and included
+// files, and makes a plain tree (node) that keeps files and lines. A decoder
+// makes plans and keys of that. Both report to one list of mistakes.
 //
 // Reading is strict about plans and keys, and blind to everything else in a
 // serverless.yml. Every mistake names the line; none quotes what may be a
@@ -30,9 +34,10 @@ type Options struct {
 	Opts  map[string]string        // of ${opt:NAME}
 	Env   func(name string) string // of ${env:NAME}; "" for a variable that is not set
 
-	// Path tells a file without a name of its own apart from others. Of a file
-	// without either, nothing is remembered.
-	Path string
+	// Path is the file's absolute path: it tells a file without a name of its
+	// own apart from others, and included files are in its folder. "" for none.
+	Path         string
+	OutsideFiles bool // included files may be in other folders
 }
 
 // A File is what a file says.
@@ -47,10 +52,16 @@ type File struct {
 	KeysOnly bool
 }
 
+// A Place is where something is written.
+type Place struct {
+	File string // "" for the file itself, else one that it includes
+	Line int
+}
+
 // A Plan is a usage plan of a file.
 type Plan struct {
 	plan.Plan
-	Line int
+	Place
 }
 
 // A Key is an API key of a file. What is nil, the file does not say.
@@ -58,11 +69,14 @@ type Key struct {
 	Name        string        // "" for one that is known by its value
 	Value       *apikey.Value // nil: one is made when the key is
 	Plan        string        // "": not said, in a file of keys only
+	Mapped      bool          // Plan was given for what the file calls it
+	NewPlan     string        // of a key that is new and whose Plan is not said
 	Description *string
 	CustomerID  *string
 	Enabled     *bool
 	Expires     *time.Time
-	Line        int
+	Wrong       string // why it can't be imported, in a file of keys only
+	Place
 }
 
 // Scope is what of a database a file is about.
@@ -86,9 +100,9 @@ func (f *File) Scope() Scope {
 	return s
 }
 
-// A Mistake is what is wrong with a line.
+// A Mistake is what is wrong at a place.
 type Mistake struct {
-	Line int
+	Place
 	Text string
 }
 
@@ -96,14 +110,14 @@ type Mistake struct {
 // to a number, each on a line of its own.
 type Mistakes struct {
 	File string
-	List []Mistake // sorted by line
+	List []Mistake // sorted by place
 	More bool      // there are more
 }
 
 func (m *Mistakes) Error() string {
 	lines := make([]string, 0, len(m.List)+1)
 	for _, x := range m.List {
-		lines = append(lines, fmt.Sprintf("%s:%d: %s", m.File, x.Line, x.Text))
+		lines = append(lines, fmt.Sprintf("%s:%d: %s", cmp.Or(x.File, m.File), x.Line, x.Text))
 	}
 	if m.More {
 		lines = append(lines, m.File+": and more")
@@ -111,7 +125,7 @@ func (m *Mistakes) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// maxMistakes is how many are told at once.
+// maxMistakes is how many are reported at once.
 const maxMistakes = 20
 
 // mistakes gathers what is wrong with a file.
@@ -120,12 +134,12 @@ type mistakes struct {
 	more bool
 }
 
-func (m *mistakes) add(line int, format string, args ...any) {
+func (m *mistakes) add(at Place, format string, args ...any) {
 	if len(m.list) == maxMistakes {
 		m.more = true
 		return
 	}
-	if x := (Mistake{line, fmt.Sprintf(format, args...)}); !slices.Contains(m.list, x) { // seen by two ways
+	if x := (Mistake{at, fmt.Sprintf(format, args...)}); !slices.Contains(m.list, x) { // seen by two ways
 		m.list = append(m.list, x)
 	}
 }
@@ -134,38 +148,47 @@ func (m *mistakes) err(file string) error {
 	if len(m.list) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(m.list, func(a, b Mistake) int { return cmp.Compare(a.Line, b.Line) })
+	slices.SortStableFunc(m.list, func(a, b Mistake) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+	})
 	return &Mistakes{File: file, List: m.list, More: m.more}
 }
 
 // checkKeys finds the keys that can't be told apart, or stand alone.
 func checkKeys(m *mistakes, keys []Key) {
-	names, values := map[string]int{}, map[apikey.Hash]int{}
+	names, values := map[string]Place{}, map[apikey.Hash]Place{}
 	for _, k := range keys {
 		if k.Name != "" {
 			if err := checkName(k.Name); err != nil {
-				m.add(k.Line, "%v", err)
+				m.add(k.Place, "%v", err)
 				continue
 			}
-			if line, ok := names[k.Name]; ok {
-				m.add(k.Line, "the key %q is on line %d already: a key is known by its name and has one plan", k.Name, line)
+			if at, ok := names[k.Name]; ok {
+				m.add(k.Place, "the key %q is on %s already: a key is known by its name and has one plan", k.Name, at)
 				continue
 			}
-			names[k.Name] = k.Line
+			names[k.Name] = k.Place
 		}
 		if k.Value == nil {
 			if k.Name == "" {
-				m.add(k.Line, "a key needs a name, or else a value, to be known by: add a name")
+				m.add(k.Place, "a key needs a name, or else a value, to be known by: add a name")
 			}
 			continue
 		}
 		hash := k.Value.Hash()
-		if line, ok := values[hash]; ok {
-			m.add(k.Line, "this key has the same value as the one on line %d: a value opens one key only", line)
+		if at, ok := values[hash]; ok {
+			m.add(k.Place, "this key has the same value as the one on %s: a value opens one key only", at)
 			continue
 		}
-		values[hash] = k.Line
+		values[hash] = k.Place
 	}
+}
+
+func (p Place) String() string {
+	if p.File != "" {
+		return fmt.Sprintf("line %d of %s", p.Line, p.File)
+	}
+	return fmt.Sprintf("line %d", p.Line)
 }
 
 // checkName reports why a key can't have a name. The error quotes it only if
@@ -179,8 +202,8 @@ func checkName(name string) error {
 	switch {
 	case strings.TrimSpace(name) != name:
 		return fmt.Errorf("a key's name must not have spaces around it: %q", name)
-	case len(name) > 1024:
-		return errors.New("a key's name must not be longer than 1024 bytes")
+	case utf8.RuneCountInString(name) > 1024:
+		return errors.New("a key's name must not have more than 1024 characters")
 	case strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name):
 		return fmt.Errorf("a key's name must not have control characters: %q", name)
 	}

@@ -1,8 +1,6 @@
 package planfile
 
 import (
-	"errors"
-	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,53 +13,51 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/plan"
+	"helloapi/internal/textfile"
 )
 
 // Read reads a plans file or a serverless.yml, called name in messages. Its
 // error is *Mistakes.
 func Read(name string, data []byte, opts Options) (*File, error) {
-	r := &reader{opts: opts, steps: maxSteps + len(data)}
-	f := &File{Name: name}
-	r.bounded(func() { r.read(f, data) })
-	checkKeys(&r.mistakes, f.Keys)
-	if err := r.err(name); err != nil {
+	m := &mistakes{}
+	r := newResolver(m, opts, len(data))
+	d := &decoder{mistakes: m, file: &File{Name: name}}
+	r.bounded(func() { d.read(r, data) })
+	checkKeys(m, d.file.Keys)
+	if err := m.err(name); err != nil {
 		return nil, err
 	}
-	if f.Source == "" && opts.Path != "" {
-		f.Source = "file:" + opts.Path
+	if d.file.Source == "" && opts.Path != "" {
+		d.file.Source = "file:" + opts.Path
 	}
-	return f, nil
+	return d.file, nil
 }
 
-// bounded does f, and reports it where that is more than is bearable.
-func (r *reader) bounded(f func()) {
-	defer func() {
-		switch p := recover(); {
-		case p == errTooMuch:
-			r.add(1, "%v: write out what they stand for", errTooMuch)
-		case p != nil:
-			panic(p)
+// A decoder makes plans and keys of resolved nodes.
+type decoder struct {
+	*mistakes
+	file *File
+	own  bool // a file of our own, which says more than a serverless.yml
+}
+
+func (d *decoder) read(r *resolver, data []byte) {
+	if r.root = r.parse("", data); r.root.Node == nil {
+		return
+	}
+	has := map[string]bool{}
+	if r.root.Kind == yaml.MappingNode {
+		for _, e := range r.entries(r.root) {
+			has[e.key] = true
 		}
-	}()
-	f()
-}
-
-func (r *reader) read(f *File, data []byte) {
-	if len(data) > MaxSize {
-		r.add(1, "the file is larger than %d MB", MaxSize>>20)
-		return
 	}
-	if r.root = r.parse(data); r.root == nil {
-		return
-	}
-	top := r.entries(r.root)
 	switch {
-	case find(top, "plans") != nil && find(top, "provider") == nil:
-		r.plansFile(f, top)
-	case find(top, "provider") != nil || find(top, "service") != nil:
-		r.serverless(f, top)
+	case has["plans"] && !has["provider"]:
+		d.own = true
+		d.plansFile(r.tree(r.root))
+	case has["provider"] || has["service"]:
+		d.serverless(r)
 	default:
-		r.add(r.root.Line, "this is neither a plans file (plans: …) nor a serverless.yml (provider: …)")
+		d.add(r.root.at(), "this is neither a plans file (plans: …) nor a serverless.yml (provider: …)")
 	}
 }
 
@@ -72,319 +68,280 @@ func (r *reader) read(f *File, data []byte) {
 //	  free:
 //	    quota: {limit: 5, period: DAY}
 //	    keys: [testkey1]
-func (r *reader) plansFile(f *File, top []entry) {
-	for _, e := range top {
+func (d *decoder) plansFile(top *node) {
+	for _, e := range top.fields {
 		switch {
 		case e.key == "name":
-			if name, _, ok := r.text(e.value, "name"); ok {
-				f.Source = "name:" + name
+			if s, ok := d.text(e.value, "name"); ok {
+				d.file.Source = "name:" + s
 			}
+		case e.key == "plans" && e.value.kind != mapping:
+			d.wrong(e.value, "plans must be a mapping (name: value)")
 		case e.key == "plans":
-			plans, ok := r.mapping(e.value, "plans")
-			if !ok {
-				continue
-			}
-			for _, p := range plans {
-				r.planWithKeys(f, p)
+			for _, p := range e.value.fields {
+				d.plan(p.key, p.Place, p.value)
 			}
 		case e.key == "$schema", strings.HasPrefix(e.key, "x-"): // the latter for anchors
 		default:
-			r.add(e.line, "a plans file has no setting %q, only name, plans, and x-… for what is used elsewhere by an alias", e.key)
+			d.add(e.Place, "a plans file has no setting %q, only name, plans, and x-… for what is used elsewhere by an alias", e.key)
 		}
 	}
 }
 
-func (r *reader) planWithKeys(f *File, e entry) {
-	what := "plan " + strconv.Quote(e.key)
-	settings, ok := r.planSettings(e, what)
-	if !ok {
-		return
-	}
-	if !r.unknown(settings, what, "quota", "throttle", "keys") {
-		return
-	}
-	r.plan(f, e.key, e.line, settings, true)
-	keys := find(settings, "keys")
-	if keys == nil {
-		return
-	}
-	for _, item := range r.items(keys, "keys of "+what) {
-		r.key(f, item, e.key, true)
+// wrong reports n, unless that was done already.
+func (d *decoder) wrong(n *node, format string, args ...any) {
+	if n.kind != bad {
+		d.add(n.Place, format, args...)
 	}
 }
 
-// items returns the items of a list.
-func (r *reader) items(n *yaml.Node, what string) []*yaml.Node {
-	n = r.resolve(n, what)
-	switch {
-	case n == nil:
-		return nil
-	case n.Kind != yaml.SequenceNode:
-		r.add(n.Line, "%s must be a list: begin each line with a dash (- NAME), or write [] for none", what)
-		return nil
-	}
-	return n.Content
+// A setting is one that a mapping may have, and what to do with it.
+type setting struct {
+	key string
+	set func(*node)
 }
 
-// planSettings returns the settings of the plan that e is.
-func (r *reader) planSettings(e entry, what string) ([]entry, bool) {
-	n := r.resolve(e.value, what)
-	switch {
-	case n == nil:
-		return nil, false
-	case isNull(n):
-		r.add(e.line, "%s has nothing under it: indent its quota and throttle, or write {} for a plan without limits", what)
-		return nil, false
-	case n.Kind != yaml.MappingNode:
-		r.add(n.Line, "%s must have quota and throttle under it", what)
-		return nil, false
-	}
-	return r.entries(n), true
-}
-
-// plan reads quota and throttle among the settings and adds the plan to f. In
-// a file of our own a quota has a time zone.
-func (r *reader) plan(f *File, name string, line int, settings []entry, own bool) {
-	p := Plan{Plan: plan.Plan{Name: name}, Line: line}
-	lines := map[string]int{"name": line}
-	good := true
-	if strings.Contains(name, "${") {
-		r.add(line, "a plan's name can't have variables (${…}): write what it is called")
-		good = false
-	} else if strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name) {
-		r.add(line, "a plan's name must not have control characters: %q", name)
-		good = false
-	}
-	if n := find(settings, "quota"); n != nil {
-		good = r.quota(&p, n, lines, own) && good
-	}
-	if n := find(settings, "throttle"); n != nil {
-		good = r.throttle(&p, n, lines) && good
-	}
-	if !good {
-		return
-	}
-	for _, m := range p.Mistakes() {
-		r.add(lines[m.Setting], "plan %q: %s", name, m.Text)
-	}
-	f.Plans = append(f.Plans, p)
-}
-
-func (r *reader) quota(p *Plan, n *yaml.Node, lines map[string]int, own bool) (ok bool) {
-	what := "quota of plan " + strconv.Quote(p.Name)
-	settings, line, ok := r.section(n, what)
-	if !ok {
-		return false
-	}
-	known := []string{"limit", "period", "offset"}
-	if own {
-		known = append(known, "timezone")
-	}
-	ok = r.unknown(settings, what, known...)
-	q := plan.Quota{Timezone: "UTC"}
-	for _, s := range []string{"limit", "period", "offset", "timezone"} {
-		lines["quota "+s] = line
-	}
-	for _, e := range settings {
-		setting := "quota " + e.key
-		lines[setting] = e.line
-		switch e.key {
-		case "limit":
-			q.Limit, ok = r.whole(e.value, setting, ok)
-		case "offset":
-			var n int64
-			n, ok = r.whole(e.value, setting, ok)
-			q.Offset = int(max(-1, min(n, math.MaxInt32)))
-		case "period":
-			s, _, good := r.text(e.value, setting)
-			q.Period, ok = plan.Period(strings.ToUpper(s)), ok && good
-		case "timezone":
-			if own {
-				s, _, good := r.text(e.value, setting)
-				q.Timezone, ok = s, ok && good
+// settings reads a mapping that has these settings and no others. Empty ones,
+// of which all lines are commented out, are like those that are not there.
+func (d *decoder) settings(n *node, what string, known []setting) {
+	for _, f := range n.fields {
+		i := slices.IndexFunc(known, func(s setting) bool { return s.key == f.key })
+		switch {
+		case i < 0:
+			names := make([]string, len(known))
+			for i, s := range known {
+				names[i] = s.key
 			}
+			d.add(f.Place, "%s has no setting %s, only %s", what, settingName(f.key), enumerate(names))
+		case f.value.kind != null:
+			known[i].set(f.value)
 		}
 	}
-	for _, s := range []string{"limit", "period"} {
-		if ok && find(settings, s) == nil {
-			r.add(line, "%s has no %s: it needs limit and period", what, s)
-			ok = false
-		}
-	}
-	p.Quota = &q
-	return ok
 }
 
-func (r *reader) throttle(p *Plan, n *yaml.Node, lines map[string]int) (ok bool) {
-	what := "throttle of plan " + strconv.Quote(p.Name)
-	settings, line, ok := r.section(n, what)
-	if !ok {
-		return false
+// enumerate joins words as people do: "a, b and c".
+func enumerate(words []string) string {
+	last := len(words) - 1
+	if last == 0 {
+		return words[0]
 	}
-	ok = r.unknown(settings, what, "rateLimit", "burstLimit")
-	var t plan.Throttle
-	for _, s := range []string{"rateLimit", "burstLimit"} {
-		lines["throttle "+s] = line
-	}
-	for _, e := range settings {
-		setting := "throttle " + e.key
-		lines[setting] = e.line
-		switch e.key {
-		case "rateLimit":
-			t.Rate, ok = r.number(e.value, setting, ok)
-		case "burstLimit":
-			t.Burst, ok = r.whole(e.value, setting, ok)
-		}
-	}
-	if ok && find(settings, "rateLimit") == nil {
-		r.add(line, "%s has no rateLimit: it needs one, in requests a second", what)
-		return false
-	}
-	if find(settings, "burstLimit") == nil && t.Rate >= plan.MinRate && t.Rate <= plan.MaxRate {
-		t.Burst = plan.DefaultBurst(t.Rate)
-	} else if find(settings, "burstLimit") == nil {
-		t.Burst = 1 // for one mistake, not two
-	}
-	p.Throttle = &t
-	return ok
+	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
-// section returns the settings of a quota or throttle, which must have some.
-func (r *reader) section(n *yaml.Node, what string) (settings []entry, line int, ok bool) {
-	n = r.resolve(n, what)
+// plan reads the settings of a plan, and adds it to the file with its keys.
+func (d *decoder) plan(name string, at Place, n *node) {
+	what := "plan " + strconv.Quote(name)
+	mistakes := len(d.list)
 	switch {
-	case n == nil:
-		return nil, 0, false
-	case isNull(n) || n.Kind == yaml.MappingNode && len(n.Content) == 0:
-		r.add(n.Line, "%s is empty: indent its settings under it, or take it out for none", what)
-		return nil, 0, false
-	case n.Kind != yaml.MappingNode:
-		r.add(n.Line, "%s must be a mapping (name: value)", what)
-		return nil, 0, false
+	case n.kind == null:
+		d.add(at, "%s has nothing under it: indent its quota and throttle, or write {} for a plan without limits", what)
+		return
+	case n.kind != mapping:
+		d.wrong(n, "%s must have quota and throttle under it", what)
+		return
+	case strings.Contains(name, "${"):
+		d.add(at, "a plan's name can't have variables (${…}): write what it is called")
+	case strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name):
+		d.add(at, "a plan's name must not have control characters: %q", name)
 	}
-	settings = r.entries(n)
-	line = n.Line
-	return settings, line, true
+	p := Plan{Plan: plan.Plan{Name: name}, Place: at}
+	places := map[string]Place{"name": at}
+	known := []setting{
+		{"quota", func(n *node) { p.Quota = d.quota(n, what, places) }},
+		{"throttle", func(n *node) { p.Throttle = d.throttle(n, what, places) }},
+	}
+	if d.own {
+		known = append(known, setting{"keys", func(n *node) {
+			if n.kind != list {
+				d.wrong(n, "keys of %s must be a list: begin each line with a dash (- NAME), or write [] for none", what)
+			}
+			for _, k := range n.items {
+				d.key(k, name)
+			}
+		}})
+	}
+	d.settings(n, what, known)
+	if len(d.list) == mistakes && n.sound() {
+		for _, m := range p.Mistakes() {
+			d.add(places[m.Setting], "%s: %s", what, m.Text)
+		}
+	}
+	d.file.Plans = append(d.file.Plans, p)
 }
+
+// limit checks that n is a mapping with settings, and notes where each is.
+func (d *decoder) limit(n *node, kind, what string, places map[string]Place, names ...string) bool {
+	if n.kind != mapping {
+		d.wrong(n, "%s of %s must be a mapping (name: value)", kind, what)
+		return false
+	}
+	for _, name := range names {
+		places[kind+" "+name] = n.Place
+	}
+	for _, f := range n.fields {
+		places[kind+" "+f.key] = f.Place
+	}
+	return true
+}
+
+func (d *decoder) quota(n *node, what string, places map[string]Place) *plan.Quota {
+	if !d.limit(n, "quota", what, places, "limit", "period", "offset", "timezone") {
+		return nil
+	}
+	q, mistakes := &plan.Quota{Limit: -1, Timezone: "UTC"}, len(d.list)
+	known := []setting{
+		{"limit", func(n *node) { q.Limit = d.whole(n, "quota limit") }},
+		{"period", func(n *node) {
+			s, _ := d.text(n, "quota period")
+			q.Period = plan.Period(strings.ToUpper(s))
+		}},
+		{"offset", func(n *node) { q.Offset = int(max(-1, min(d.whole(n, "quota offset"), 1<<31-1))) }},
+	}
+	if d.own {
+		known = append(known, setting{"timezone", func(n *node) { q.Timezone, _ = d.text(n, "quota timezone") }})
+	}
+	d.settings(n, "quota of "+what, known)
+	for _, name := range []string{"limit", "period"} {
+		if f := n.get(name); len(d.list) == mistakes && (f == nil || f.kind == null) {
+			d.add(n.Place, "quota of %s has no %s: it needs limit and period; take it out for no quota", what, name)
+		}
+	}
+	return q
+}
+
+func (d *decoder) throttle(n *node, what string, places map[string]Place) *plan.Throttle {
+	if !d.limit(n, "throttle", what, places, "rateLimit", "burstLimit") {
+		return nil
+	}
+	t, mistakes := &plan.Throttle{}, len(d.list)
+	d.settings(n, "throttle of "+what, []setting{
+		{"rateLimit", func(n *node) { t.Rate = d.number(n, "throttle rateLimit") }},
+		{"burstLimit", func(n *node) { t.Burst = d.whole(n, "throttle burstLimit") }},
+	})
+	if f := n.get("rateLimit"); len(d.list) == mistakes && (f == nil || f.kind == null) {
+		d.add(n.Place, "throttle of %s has no rateLimit: it needs one, in requests a second; take it out for no throttle", what)
+	}
+	if f := n.get("burstLimit"); f == nil || f.kind == null {
+		t.Burst = 1 // for one mistake, not two
+		if t.Rate >= plan.MinRate && t.Rate <= plan.MaxRate {
+			t.Burst = plan.DefaultBurst(t.Rate)
+		}
+	}
+	return t
+}
+
+// text returns the text of n, as it is written: 007 is not 7.
+func (d *decoder) text(n *node, what string) (string, bool) {
+	switch {
+	case n.kind != text:
+		d.wrong(n, "%s must be a text", what)
+		return "", false
+	case !storable(n.text):
+		d.add(n.Place, "%s must be text in UTF-8, without NUL characters", what)
+		return "", false
+	}
+	return n.text, true
+}
+
+// storable reports whether every database takes s.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 var (
-	wholePattern  = regexp.MustCompile(`^[+-]?(0|[1-9][0-9]*)$`)
+	// Numbers that are octal to some begin with 0.
+	wholePattern  = regexp.MustCompile(`^[+-]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][+-]?[0-9]+)?$`)
 	numberPattern = regexp.MustCompile(`^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$`)
 )
 
-// whole returns the whole number that n is, and whether it is one and what
-// was read so far is good too.
-func (r *reader) whole(n *yaml.Node, what string, soFar bool) (int64, bool) {
-	s, line, ok := r.text(n, what)
-	if !ok {
-		return 0, false
+func (d *decoder) whole(n *node, what string) int64 {
+	s, ok := d.text(n, what)
+	v, whole := textfile.Whole(s)
+	switch {
+	case !ok || whole && wholePattern.MatchString(s):
+	case wholePattern.MatchString(s) && !strings.ContainsAny(s, ".-"):
+		d.add(n.Place, "%s is too large a number", what)
+	default:
+		d.add(n.Place, "%s must be a whole number, such as 5000", what)
 	}
-	v, err := strconv.ParseInt(s, 10, 64)
-	if errors.Is(err, strconv.ErrRange) && wholePattern.MatchString(s) {
-		r.add(line, "%s is too large a number", what)
-		return 0, false
-	}
-	if err != nil || !wholePattern.MatchString(s) {
-		r.add(line, "%s must be a whole number, such as 5000", what)
-		return 0, false
-	}
-	return v, soFar
+	return v
 }
 
-func (r *reader) number(n *yaml.Node, what string, soFar bool) (float64, bool) {
-	s, line, ok := r.text(n, what)
-	if !ok {
-		return 0, false
-	}
+func (d *decoder) number(n *node, what string) float64 {
+	s, ok := d.text(n, what)
 	v, err := strconv.ParseFloat(s, 64)
-	if err != nil || !numberPattern.MatchString(s) {
-		r.add(line, "%s must be a number, such as 100 or 0.5", what)
-		return 0, false
+	if ok && (err != nil || !numberPattern.MatchString(s)) {
+		d.add(n.Place, "%s must be a number, such as 100 or 0.5", what)
 	}
-	return v, soFar
+	return v
 }
 
-// keySettings are those of a key that is more than a name.
+// keySettings are those of a key that is more than a name, in any file.
 var keySettings = []string{"name", "value", "description", "customerId", "enabled"}
 
-// key reads a key, a name or a mapping, and adds it to f on the plan. In a
-// file of our own it may expire.
-func (r *reader) key(f *File, n *yaml.Node, planName string, own bool) {
-	n = r.resolve(n, "a key")
-	if n == nil {
-		return
-	}
-	k := Key{Plan: planName, Line: n.Line}
-	switch {
-	case isNull(n):
-		r.add(n.Line, "a key is empty: write its name behind the dash, or take the line out")
-		return
-	case n.Kind == yaml.ScalarNode:
-		if k.Name = n.Value; k.Name == "" {
-			r.add(n.Line, "a key has an empty name")
-			return
+// key reads a key, a name or a mapping, and adds it to the file on the plan.
+func (d *decoder) key(n *node, planName string) {
+	k, mistakes := Key{Plan: planName, Place: n.Place}, len(d.list)
+	switch n.kind {
+	case null:
+		d.add(n.Place, "a key is empty: write its name behind the dash, or take the line out")
+	case text:
+		if k.Name, _ = d.text(n, "a key's name"); n.text == "" {
+			d.add(n.Place, "a key has an empty name")
 		}
-	case n.Kind != yaml.MappingNode:
-		r.add(n.Line, "a key must be a name, or a mapping with %s", list(keySettings))
-		return
-	case isFunction(n):
-		r.add(n.Line, "a key's name can't be a CloudFormation function: write what it stands for")
-		return
+	case mapping:
+		d.keySettings(&k, n)
 	default:
-		if !r.keyMapping(&k, r.entries(n), own) {
-			return
-		}
+		d.wrong(n, "a key must be a name, or a mapping with %s", enumerate(keySettings))
 	}
-	f.Keys = append(f.Keys, k)
+	if len(d.list) == mistakes && n.sound() {
+		d.file.Keys = append(d.file.Keys, k)
+	}
 }
 
-func (r *reader) keyMapping(k *Key, settings []entry, own bool) (ok bool) {
-	known := keySettings
-	if own {
-		known = append(known[:len(known):len(known)], "expires")
-	}
-	ok = r.unknown(settings, "a key", known...)
-	for _, e := range settings {
-		if !slices.Contains(known, e.key) {
-			continue
-		}
-		what := "a key's " + e.key
-		s, line, good := r.text(e.value, what)
-		if ok = ok && good; !good {
-			continue
-		}
-		switch e.key {
-		case "name":
-			if k.Name = s; s == "" {
-				r.add(line, "a key has an empty name: take the line out for a key that is known by its value")
-				ok = false
+func (d *decoder) keySettings(k *Key, n *node) {
+	textOf := func(key string, set func(string)) setting {
+		return setting{key, func(n *node) {
+			if s, ok := d.text(n, "a key's "+key); ok {
+				set(s)
 			}
-		case "value":
+		}}
+	}
+	known := []setting{
+		{"name", func(n *node) {
+			if k.Name, _ = d.text(n, "a key's name"); n.kind == text && n.text == "" {
+				d.add(n.Place, "a key has an empty name: take the line out for a key that is known by its value")
+			}
+		}},
+		{"value", func(n *node) {
+			s, ok := d.text(n, "a key's value")
+			if s == "" { // as of a variable that is not set
+				return
+			}
 			v, err := apikey.Parse(s)
-			if err != nil {
-				r.add(line, "a key's value can't be used: %v", err)
-				ok = false
+			if ok && err != nil {
+				d.add(n.Place, "a key's value can't be used: %v", err)
 			}
 			k.Value = &v
-		case "description":
-			k.Description = &s
-		case "customerId":
-			k.CustomerID = &s
-		case "enabled":
-			b := strings.EqualFold(s, "true")
-			if k.Enabled = &b; !b && !strings.EqualFold(s, "false") {
-				r.add(line, "a key's enabled must be true or false")
-				ok = false
+		}},
+		textOf("description", func(s string) { k.Description = &s }),
+		textOf("customerId", func(s string) { k.CustomerID = &s }),
+		{"enabled", func(n *node) {
+			s, ok := d.text(n, "a key's enabled")
+			on := strings.EqualFold(s, "true")
+			if k.Enabled = &on; ok && !on && !strings.EqualFold(s, "false") {
+				d.add(n.Place, "a key's enabled must be true or false")
 			}
-		case "expires":
-			t, err := parseTime(s)
-			if k.Expires = &t; err != nil {
-				r.add(line, "a key's expires must be a date (2030-12-31) or a time (2030-12-31T12:00:00Z)")
-				ok = false
-			}
-		}
+		}},
 	}
-	return ok
+	if d.own {
+		known = append(known, setting{"expires", func(n *node) {
+			s, ok := d.text(n, "a key's expires")
+			t, err := parseTime(s)
+			if k.Expires = &t; ok && err != nil {
+				d.add(n.Place, "a key's expires must be a date (2030-12-31) or a time (2030-12-31T12:00:00Z)")
+			}
+		}})
+	}
+	d.settings(n, "a key", known)
 }
 
 // parseTime reads a date or a time, to the millisecond that every database

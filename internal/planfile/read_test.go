@@ -40,6 +40,12 @@ func describe(f *planfile.File, err error) string {
 	}
 	for _, k := range f.Keys {
 		fmt.Fprintf(&b, "key %q on %q", k.Name, k.Plan)
+		if k.NewPlan != "" {
+			fmt.Fprintf(&b, ", if new on %q", k.NewPlan)
+		}
+		if k.Wrong != "" {
+			fmt.Fprintf(&b, ", wrong: %s", k.Wrong)
+		}
 		if k.Value != nil {
 			fmt.Fprintf(&b, ", value %q", k.Value.Reveal())
 		}
@@ -136,7 +142,7 @@ func TestReadRefuses(t *testing.T) {
 		{"spaces around a plan's name", "plans:\n  ' free': {}\n", `f:2: plan " free": a plan needs a name`},
 		{"a control character in a plan's name", "plans:\n  \"a\\0b\": {}\n", `f:2: a plan's name must not have control characters`},
 		{"a variable as a plan's name", "plans:\n  ${env:X}: {}\n", "f:2: a plan's name can't have variables"},
-		{"empty quota", "plans:\n  p:\n    quota:\n    throttle: {}\n", "f:3: quota of plan \"p\" is empty\nf:4: throttle of plan \"p\" is empty"},
+		{"empty quota", "plans:\n  p:\n    quota:\n    throttle: {}\n", `f:4: throttle of plan "p" has no rateLimit`},
 		{"quota is a number", "plans:\n  p:\n    quota: 5\n", `f:3: quota of plan "p" must be a mapping`},
 		{"unknown in quota", "plans:\n  p:\n    quota:\n      limits: 5\n", `f:4: quota of plan "p" has no setting "limits", only limit, period, offset and timezone`},
 		{"no period", "plans:\n  p:\n    quota: {limit: 5}\n", `f:3: quota of plan "p" has no period`},
@@ -149,7 +155,7 @@ func TestReadRefuses(t *testing.T) {
 		{"limit is too large", "plans:\n  p:\n    quota: {period: DAY, limit: 9999999999999999}\n", `f:3: plan "p": quota limit 9999999999999999: must be 1 to`},
 		{"offset is huge", "plans:\n  p:\n    quota: {period: WEEK, limit: 1, offset: 4294967296}\n", `f:3: plan "p": quota offset 2147483647: must be 0 to 6`},
 		{"limit is a list", "plans:\n  p:\n    quota: {period: DAY, limit: [5]}\n", "f:3: quota limit must be a text"},
-		{"limit is empty", "plans:\n  p:\n    quota:\n      period: DAY\n      limit:\n", "f:5: quota limit is empty"},
+		{"limit is empty", "plans:\n  p:\n    quota:\n      period: DAY\n      limit:\n", `f:4: quota of plan "p" has no limit`},
 		{"rate is a text", "plans:\n  p:\n    throttle: {rateLimit: fast}\n", "f:3: throttle rateLimit must be a number"},
 		{"rate is not a number", "plans:\n  p:\n    throttle: {rateLimit: .nan}\n", "f:3: throttle rateLimit must be a number"},
 		{"rate is infinite", "plans:\n  p:\n    throttle: {rateLimit: inf}\n", "f:3: throttle rateLimit must be a number"},
@@ -175,7 +181,7 @@ func TestReadRefuses(t *testing.T) {
 		{"a value in place of a name", "plans:\n  p:\n    keys:\n      - hk_mHdvnsb0Ko5UXmTxJehk1Dbp8Lp2M0WN2Kmaa1\n", "f:4: a key's value stands where its name belongs"},
 		{"spaces around a name", "plans:\n  p:\n    keys:\n      - 'bob '\n", `f:4: a key's name must not have spaces around it: "bob "`},
 		{"a newline in a name", "plans:\n  p:\n    keys:\n      - \"a\\nb\"\n", `f:4: a key's name must not have control characters`},
-		{"a long name", "plans:\n  p:\n    keys:\n      - " + strings.Repeat("x", 1025) + "\n", "f:4: a key's name must not be longer"},
+		{"a long name", "plans:\n  p:\n    keys:\n      - " + strings.Repeat("x", 1025) + "\n", "f:4: a key's name must not have more than 1024"},
 		{"enabled is a text", "plans:\n  p:\n    keys:\n      - name: bob\n        enabled: yes\n", "f:5: a key's enabled must be true or false"},
 		{"a bad time", "plans:\n  p:\n    keys:\n      - name: bob\n        expires: soon\n", "f:5: a key's expires must be a date"},
 		{"a description with NUL", "plans:\n  p:\n    keys:\n      - name: bob\n        description: \"\\0\"\n", "f:5: a key's description must be text in UTF-8"},
@@ -185,14 +191,12 @@ func TestReadRefuses(t *testing.T) {
 		{"serverless without keys", "service: s\nprovider:\n  name: aws\n", "f:1: there is no apiKeys and no usagePlan"},
 		{"serverless without a provider", "service: s\n", "f:1: there is no apiKeys and no usagePlan"},
 		{"provider is a text", "service: s\nprovider: aws\n", "f:1: there is no apiKeys and no usagePlan"},
-		{"keys are a text", gateway("    apiKeys: bob\n"), "f:4: apiKeys must be a list"},
 		{"keys are a mapping", gateway("    apiKeys:\n      free: [bob]\n"), "f:5: apiKeys must be a list"},
 		{"one plan for all without a service", "provider:\n  apiKeys: [a]\n", "f:1: the only usage plan is called SERVICE-STAGE"},
-		{"usagePlan is empty", gateway("    apiKeys: [a]\n    usagePlan:\n"), "f:5: usagePlan is empty"},
 		{"usagePlan is a text", gateway("    usagePlan: free\n"), "f:4: usagePlan must have quota and throttle"},
 		{"plans are a mapping", gateway("    usagePlan:\n      free: {quota: {limit: 5, period: DAY}}\n"), "f:5: usagePlan has no setting \"free\", only quota and throttle; several plans are a list: - free: …"},
-		{"limit beside quota", gateway("    usagePlan:\n      quota:\n      limit: 5\n      period: DAY\n"), "f:5: quota of plan \"s-dev\" is empty\nf:6: limit must be indented under quota:\nf:7: period must be indented under quota:"},
-		{"rate beside throttle", gateway("    usagePlan:\n      throttle:\n      rateLimit: 5\n"), "f:5: throttle of plan \"s-dev\" is empty\nf:6: rateLimit must be indented under throttle:"},
+		{"limit beside quota", gateway("    usagePlan:\n      quota:\n      limit: 5\n      period: DAY\n"), "f:6: limit must be indented under quota:\nf:7: period must be indented under quota:"},
+		{"rate beside throttle", gateway("    usagePlan:\n      throttle:\n      rateLimit: 5\n"), "f:6: rateLimit must be indented under throttle:"},
 		{"a zone in serverless.yml", gateway("    usagePlan:\n      quota: {limit: 5, period: DAY, timezone: UTC}\n"), `f:5: quota of plan "s-dev" has no setting "timezone"`},
 		{"a listed plan that is empty", gateway("    usagePlan:\n      - free:\n"), `f:5: plan "free" has nothing under it`},
 		{"a listed plan without a name", gateway("    usagePlan:\n      - quota: {limit: 5, period: DAY}\n"), "f:5: an item of the list usagePlan must name its plan"},
@@ -200,19 +204,17 @@ func TestReadRefuses(t *testing.T) {
 		{"two plans in an item", gateway("    usagePlan:\n      - free: {}\n        paid: {}\n"), `f:6: plan "paid" must be an item of its own`},
 		{"a quota twice", gateway("    usagePlan:\n      - free:\n          quota: {limit: 5, period: DAY}\n      - free:\n          quota: {limit: 6, period: DAY}\n"), `f:8: plan "free" has its quota on line 5 already`},
 		{"two groups in an item", gateway("    apiKeys:\n      - free: [a]\n        paid: [b]\n    usagePlan:\n      - free: {}\n      - paid: {}\n"), `f:6: group "paid" must be an item of its own`},
-		{"a setting beside a group", gateway("    apiKeys:\n      - free:\n        name: a\n    usagePlan:\n      - free: {}\n"), "f:5: group \"free\" is empty\nf:6: name must be indented under free:"},
-		{"an empty group", gateway("    apiKeys:\n      - free:\n    usagePlan:\n      - free: {}\n"), `f:5: group "free" is empty`},
-		{"a group that is a name", gateway("    apiKeys:\n      - free: a\n    usagePlan:\n      - free: {}\n"), "f:5: this key is in no group"},
+		{"a setting beside a group", gateway("    apiKeys:\n      - free:\n        name: a\n    usagePlan:\n      - free: {}\n"), "f:6: name must be indented under free:"},
 		{"loose keys beside listed plans", gateway("    apiKeys:\n      - a\n      - name: b\n      - free: [c]\n    usagePlan:\n      - free: {}\n"), "f:5: this key is in no group\nf:6: this key is in no group"},
 		{"a group without its plan", gateway("    apiKeys:\n      - fre: [a]\n    usagePlan:\n      - free: {}\n"), `f:5: API key "fre" has no usage plan defined`},
 		{"a list in the list of keys", gateway("    apiKeys:\n      - [a]\n    usagePlan:\n      - free: {}\n"), "f:5: apiKeys: an item of the list must be a group"},
 
-		{"a function as a name", gateway("    apiKeys:\n      - !Sub '${AWS::StackName}-key'\n"), "f:5: a key: a CloudFormation function (!Sub)"},
-		{"a function as a name, the long way", gateway("    apiKeys:\n      - name: {Ref: Name}\n"), "f:5: a key's name: a CloudFormation function can't be known"},
-		{"a function as a key", gateway("    apiKeys:\n      - Fn::Sub: '${AWS::StackName}-key'\n"), "f:5: a key's name can't be a CloudFormation function"},
-		{"a function as a value", gateway("    apiKeys:\n      - name: a\n        value: !Ref " + secret + "\n"), "f:6: a key's value: a CloudFormation function (!Ref)"},
-		{"a function as a limit", gateway("    usagePlan:\n      quota: {limit: !Ref Limit, period: DAY}\n"), "f:5: quota limit: a CloudFormation function (!Ref)"},
-		{"a function as all keys", gateway("    apiKeys: !Split [',', a]\n"), "f:4: apiKeys: a CloudFormation function (!Split)"},
+		{"a function as a name", gateway("    apiKeys:\n      - !Sub '${AWS::StackName}-key'\n"), "f:5: a CloudFormation function (!Sub)"},
+		{"a function as a name, the long way", gateway("    apiKeys:\n      - name: {Ref: Name}\n"), "f:5: a CloudFormation function (Ref) can't be known"},
+		{"a function as a key", gateway("    apiKeys:\n      - Fn::Sub: '${AWS::StackName}-key'\n"), "f:5: a CloudFormation function (Fn::Sub) can't be known"},
+		{"a function as a value", gateway("    apiKeys:\n      - name: a\n        value: !Ref " + secret + "\n"), "f:6: a CloudFormation function (!Ref)"},
+		{"a function as a limit", gateway("    usagePlan:\n      quota: {limit: !Ref Limit, period: DAY}\n"), "f:5: a CloudFormation function (!Ref)"},
+		{"a function as all keys", gateway("    apiKeys: !Split [',', a]\n"), "f:4: a CloudFormation function (!Split)"},
 		{"merging a text", "plans:\n  p:\n    <<: 5\n", "f:3: what is merged with << must be a mapping"},
 		{"merging a list of texts", "plans:\n  p:\n    <<: [5]\n", "f:3: what is merged with << must be a mapping"},
 	}
@@ -282,25 +284,25 @@ custom:
 		}
 	}
 	bad := []struct{ text, want string }{
-		{`${env:MISSING}`, "f:5: a key: ${env:MISSING} is not in the environment"},
-		{`${opt:none}`, "f:5: a key: ${opt:none} is not given: add --opt NAME=VALUE"},
-		{`${self:custom.x}`, "f:5: a key: ${self:custom.x} is not in this file"},
-		{`${self:custom.a.b.2}`, "f:5: a key: ${self:custom.a.b.2} is not in this file"},
-		{`${self:custom.a.none}`, "f:5: a key: ${self:custom.a.none} is empty"},
-		{`${self:}`, "f:5: a key: ${self:} can't be filled in here"},
-		{`${ssm:/path/to/key}`, "f:5: a key: ${ssm:/path/to/key} can't be filled in here"},
-		{`${ssm:/x, 'secret-value-0123456789'}`, "f:5: a key: ${ssm:/x} can't be filled in here"},
-		{`${file(./keys.yml):keys}`, "f:5: a key: ${file(./keys.yml):keys} can't be filled in here"},
-		{`${cf:stack.output}`, "f:5: a key: ${cf:stack.output} can't be filled in here"},
-		{`${param:x}`, "f:5: a key: ${param:x} can't be filled in here"},
-		{`${sls:instanceId}`, "f:5: a key: ${sls:instanceId} can't be filled in here"},
-		{`${AWS::Region}`, "f:5: a key: ${AWS::Region} can't be filled in here"},
-		{`${stage}`, "f:5: a key: ${stage} is no variable that can be filled in here"},
-		{`${}`, "f:5: a key: a variable (${…}) is empty"},
-		{`${opt:region`, "f:5: a key: a variable (${…}) is not closed"},
-		{`a-${self:custom.a}`, "f:5: a key: a variable within a text must stand for a text"},
-		{`${self:custom.${self:custom.a}}`, "f:5: a key: a variable within a text must stand for a text"},
-		{`${self:${self:custom.a}}`, "f:5: a key: a variable within a variable must stand for a text"},
+		{`${env:MISSING}`, "f:5: ${env:MISSING} is not in the environment"},
+		{`${opt:none}`, "f:5: ${opt:none} is not given: add --opt NAME=VALUE"},
+		{`${self:custom.x}`, "f:5: ${self:custom.x} is not in this file"},
+		{`${self:custom.a.b.2}`, "f:5: ${self:custom.a.b.2} is not in this file"},
+		{`${self:custom.a.none}`, "f:5: ${self:custom.a.none} is empty"},
+		{`${self:}`, "f:5: ${self:} can't be resolved here"},
+		{`${ssm:/path/to/key}`, "f:5: ${ssm:/path/to/key} can't be resolved here"},
+		{`${ssm:/x, 'secret-value-0123456789'}`, "f:5: ${ssm:/x} can't be resolved here"},
+		{`${file(./keys.yml):keys}`, "f:5: ${file(./keys.yml):keys} can't be read: standard input is in no folder"},
+		{`${cf:stack.output}`, "f:5: ${cf:stack.output} can't be resolved here"},
+		{`${param:x}`, "f:5: ${param:x} is in neither params nor stages"},
+		{`${sls:instanceId}`, "f:5: ${sls:instanceId} can't be resolved here"},
+		{`${AWS::Region}`, "f:5: ${AWS::Region} can't be resolved here"},
+		{`${stage}`, "f:5: ${stage} is no variable that can be resolved here"},
+		{`${}`, "f:5: a variable (${…}) is empty"},
+		{`${opt:region`, "f:5: a variable (${…}) is not closed"},
+		{`a-${self:custom.a}`, "f:5: a variable within a text must stand for a text"},
+		{`${self:custom.${self:custom.a}}`, "f:5: a variable within a text must stand for a text"},
+		{`${self:${self:custom.a}}`, "f:5: a variable within a text must stand for a text"},
 		{`${self:custom.loop}`, "f:1: too many aliases, merge keys or variables"},
 		{`${self:custom.twice.one}`, "f:1: too many aliases, merge keys or variables"},
 	}

@@ -36,7 +36,7 @@ func (db *DB) ApplyPlans(ctx context.Context, scope planfile.Scope, decide func(
 	}
 	state, err := planState(ctx, tx, scope)
 	if err != nil {
-		return fmt.Errorf("postgres: apply: read plans and keys: %w", err)
+		return err
 	}
 	changes, err := decide(state)
 	if err != nil {
@@ -51,18 +51,40 @@ func (db *DB) ApplyPlans(ctx context.Context, scope planfile.Scope, decide func(
 	return nil
 }
 
+// PlanState implements planfile.Store.
+func (db *DB) PlanState(ctx context.Context, scope planfile.Scope) (s planfile.State, err error) {
+	err = pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY`)
+		if err != nil {
+			return err
+		}
+		s, err = planState(ctx, tx, scope)
+		return err
+	})
+	return s, err
+}
+
 func planState(ctx context.Context, tx pgx.Tx, scope planfile.Scope) (s planfile.State, err error) {
-	rows, err := tx.Query(ctx, `SELECT coalesce(p.made_by, ''), `+plan.Columns+` FROM plans p ORDER BY p.name`)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("postgres: read plans and keys: %w", err)
+		}
+	}()
+	rows, err := tx.Query(ctx, `
+		SELECT coalesce(p.made_by, ''), coalesce(p.owner, ''), coalesce(k.n, 0), `+plan.Columns+`
+		FROM plans p LEFT JOIN (SELECT plan, count(*) AS n FROM api_keys GROUP BY plan) k ON k.plan = p.name
+		ORDER BY p.name`)
 	if err != nil {
 		return s, err
 	}
 	s.Plans, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (planfile.StoredPlan, error) {
-		var madeBy string
+		var s planfile.StoredPlan
 		var p plan.Row
-		if err := row.Scan(append([]any{&madeBy}, p.Dest()...)...); err != nil {
-			return planfile.StoredPlan{}, err
+		if err := row.Scan(append([]any{&s.MadeBy, &s.Owner, &s.Keys}, p.Dest()...)...); err != nil {
+			return s, err
 		}
-		return planfile.StoredPlan{Plan: *p.Plan(), MadeBy: madeBy}, nil
+		s.Plan = *p.Plan()
+		return s, nil
 	})
 	if err != nil {
 		return s, err
@@ -98,13 +120,7 @@ func planState(ctx context.Context, tx pgx.Tx, scope planfile.Scope) (s planfile
 		if valueExpires != nil {
 			v.ExpiresAt = *valueExpires
 		}
-		if n := len(s.Keys); n > 0 && s.Keys[n-1].ID == k.ID {
-			s.Keys[n-1].Values = append(s.Keys[n-1].Values, v)
-			return nil
-		}
-		one := k
-		one.Values = []planfile.StoredValue{v}
-		s.Keys = append(s.Keys, one)
+		s.Add(k, v)
 		return nil
 	})
 	return s, err
@@ -119,17 +135,17 @@ func change(ctx context.Context, tx pgx.Tx, c planfile.Changes) error {
 	for _, p := range c.PutPlans {
 		v := p.Row()
 		b.Queue(`
-			INSERT INTO plans (name, quota_limit, quota_period, quota_offset, quota_timezone, throttle_rate, throttle_burst, made_by)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, nullif($8, ''))
+			INSERT INTO plans (name, quota_limit, quota_period, quota_offset, quota_timezone, throttle_rate, throttle_burst, made_by, owner)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, nullif($8, ''), nullif($9, ''))
 			ON CONFLICT (name) DO UPDATE SET quota_limit = excluded.quota_limit, quota_period = excluded.quota_period,
 				quota_offset = excluded.quota_offset, quota_timezone = excluded.quota_timezone,
-				throttle_rate = excluded.throttle_rate, throttle_burst = excluded.throttle_burst, made_by = excluded.made_by`,
-			append(v, p.MadeBy)...)
+				throttle_rate = excluded.throttle_rate, throttle_burst = excluded.throttle_burst, made_by = excluded.made_by, owner = excluded.owner`,
+			append(v, p.MadeBy, p.Owner)...)
 	}
 	for _, k := range c.PutKeys {
 		b.Queue(`
-			UPDATE api_keys SET plan = nullif($2, ''), enabled = $3, description = $4, customer_id = $5, expires_at = $6, made_by = nullif($7, '')
-			WHERE id = $1`, k.ID, k.Plan, k.Enabled, k.Description, k.CustomerID, nullTime(k.ExpiresAt), k.MadeBy)
+			UPDATE api_keys SET plan = nullif($2, ''), enabled = $3, description = $4, customer_id = $5, expires_at = $6, made_by = nullif($7, ''), name = nullif($8, '')
+			WHERE id = $1`, k.ID, k.Plan, k.Enabled, k.Description, k.CustomerID, nullTime(k.ExpiresAt), k.MadeBy, k.Name)
 	}
 	for _, v := range c.AddKeys {
 		hash := v.Value.Hash()

@@ -34,7 +34,7 @@ func (db *DB) ApplyPlans(ctx context.Context, scope planfile.Scope, decide func(
 	defer func() { _ = tx.Rollback() }() // after Commit it does nothing
 	state, err := planState(ctx, tx, scope)
 	if err != nil {
-		return fmt.Errorf("sqlite: apply: read plans and keys: %w", err)
+		return err
 	}
 	changes, err := decide(state)
 	if err != nil {
@@ -49,19 +49,38 @@ func (db *DB) ApplyPlans(ctx context.Context, scope planfile.Scope, decide func(
 	return nil
 }
 
+// PlanState implements planfile.Store.
+func (db *DB) PlanState(ctx context.Context, scope planfile.Scope) (planfile.State, error) {
+	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true}) // else it takes the lock of writers
+	if err != nil {
+		return planfile.State{}, db.explain(err)
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	return planState(ctx, tx, scope)
+}
+
 func planState(ctx context.Context, tx *sql.Tx, scope planfile.Scope) (s planfile.State, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT coalesce(p.made_by, ''), `+plan.Columns+` FROM plans p ORDER BY p.name`)
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("sqlite: read plans and keys: %w", err)
+		}
+	}()
+	rows, err := tx.QueryContext(ctx, `
+		SELECT coalesce(p.made_by, ''), coalesce(p.owner, ''), coalesce(k.n, 0), `+plan.Columns+`
+		FROM plans p LEFT JOIN (SELECT plan, count(*) AS n FROM api_keys GROUP BY plan) k ON k.plan = p.name
+		ORDER BY p.name`)
 	if err != nil {
 		return s, err
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var madeBy string
+		var stored planfile.StoredPlan
 		var p plan.Row
-		if err := rows.Scan(append([]any{&madeBy}, p.Dest()...)...); err != nil {
+		if err := rows.Scan(append([]any{&stored.MadeBy, &stored.Owner, &stored.Keys}, p.Dest()...)...); err != nil {
 			return s, err
 		}
-		s.Plans = append(s.Plans, planfile.StoredPlan{Plan: *p.Plan(), MadeBy: madeBy})
+		stored.Plan = *p.Plan()
+		s.Plans = append(s.Plans, stored)
 	}
 	if err := rows.Err(); err != nil {
 		return s, err
@@ -109,12 +128,7 @@ func planState(ctx context.Context, tx *sql.Tx, scope planfile.Scope) (s planfil
 		if valueExpires.Valid {
 			v.ExpiresAt = time.UnixMilli(valueExpires.Int64)
 		}
-		if n := len(s.Keys); n > 0 && s.Keys[n-1].ID == k.ID {
-			s.Keys[n-1].Values = append(s.Keys[n-1].Values, v)
-			continue
-		}
-		k.Values = []planfile.StoredValue{v}
-		s.Keys = append(s.Keys, k)
+		s.Add(k, v)
 	}
 	return s, rows.Err()
 }
@@ -140,17 +154,17 @@ func change(ctx context.Context, tx *sql.Tx, c planfile.Changes) (err error) {
 	}
 	for _, p := range c.PutPlans {
 		exec(`
-			INSERT INTO plans (name, quota_limit, quota_period, quota_offset, quota_timezone, throttle_rate, throttle_burst, made_by)
-			VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ''))
+			INSERT INTO plans (name, quota_limit, quota_period, quota_offset, quota_timezone, throttle_rate, throttle_burst, made_by, owner)
+			VALUES (?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''))
 			ON CONFLICT (name) DO UPDATE SET quota_limit = excluded.quota_limit, quota_period = excluded.quota_period,
 				quota_offset = excluded.quota_offset, quota_timezone = excluded.quota_timezone,
-				throttle_rate = excluded.throttle_rate, throttle_burst = excluded.throttle_burst, made_by = excluded.made_by`,
-			append(p.Row(), p.MadeBy)...)
+				throttle_rate = excluded.throttle_rate, throttle_burst = excluded.throttle_burst, made_by = excluded.made_by, owner = excluded.owner`,
+			append(p.Row(), p.MadeBy, p.Owner)...)
 	}
 	for _, k := range c.PutKeys {
 		exec(`
-			UPDATE api_keys SET plan = nullif(?2, ''), enabled = ?3, description = ?4, customer_id = ?5, expires_at = ?6, made_by = nullif(?7, '')
-			WHERE id = ?1`, k.ID, k.Plan, k.Enabled, k.Description, k.CustomerID, nullMillis(k.ExpiresAt), k.MadeBy)
+			UPDATE api_keys SET plan = nullif(?2, ''), enabled = ?3, description = ?4, customer_id = ?5, expires_at = ?6, made_by = nullif(?7, ''), name = nullif(?8, '')
+			WHERE id = ?1`, k.ID, k.Plan, k.Enabled, k.Description, k.CustomerID, nullMillis(k.ExpiresAt), k.MadeBy, k.Name)
 	}
 	for _, v := range c.AddKeys {
 		hash := v.Value.Hash()
