@@ -25,7 +25,13 @@ build: ## Build bin/helloapi
 
 .PHONY: run
 run: build ## Build and serve on SQLite; needs nothing but Go
-	@bin/helloapi serve
+	@HELLOAPI_COMMAND=bin/helloapi bin/helloapi serve
+
+.PHONY: install
+install: ## Build and install helloapi where go install does: GOBIN, or ~/go/bin
+	CGO_ENABLED=0 go install -trimpath -ldflags '-s -w -X main.release=$(VERSION)' ./cmd/helloapi
+	@dir=$$(go env GOBIN); dir=$${dir:-$$(go env GOPATH)/bin}; echo "installed $$dir/helloapi"; \
+		case ":$$PATH:" in *":$$dir:"*) ;; *) echo "$$dir is not in PATH: export PATH=\"$$dir:\$$PATH\"" ;; esac
 
 .PHONY: release
 release: ## Build the binaries of a tag, with checksums and bills of materials, in dist/

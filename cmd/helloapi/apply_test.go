@@ -317,9 +317,9 @@ func TestPlansFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := start(t, dir, "PLANS_FILE="+file)
-	values := keyValue.FindAllString(p.stdout.String(), -1)
-	if len(values) != 1 || strings.Contains(p.stdout.String(), "testkey1") {
-		t.Fatalf("printed\n%s", p.stdout)
+	values := p.keys(t)
+	if len(values) != 1 || !strings.Contains(p.stdout.String(), "are in "+filepath.Join("data", "helloapi.db.keys-")) {
+		t.Fatalf("%d values; printed\n%s", len(values), p.stdout)
 	}
 	if got := p.status(t, values[0]); got != http.StatusBadRequest {
 		t.Errorf("its key is answered %d", got)
@@ -331,7 +331,7 @@ func TestPlansFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	p = start(t, dir, "PLANS_FILE="+file)
-	if keyValue.MatchString(p.stdout.String()) || p.status(t, values[0]) != http.StatusBadRequest {
+	if len(p.keys(t)) != 1 || p.status(t, values[0]) != http.StatusBadRequest {
 		t.Errorf("with another plan:\n%s", p.stdout)
 	}
 	if got := get(t, "http://"+p.addr+"/hello?name=%zz", values[0]).header.Get("RateLimit-Policy"); got != `"throttle";q=7;w=1` {
@@ -461,7 +461,7 @@ func TestInvoke(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := start(t, dir)
-	key := keyValue.FindString(p.stdout.String())
+	key := p.keys(t)[0]
 	env := map[string]string{"HELLOAPI_KEY": key, "HELLOAPI_URL": "http://" + p.addr}
 	out, stderr, err := helloapi(t, env, "invoke", "--name", "a b&c")
 	if err != nil || out != `{"message":"Hello a b&c #1!"}`+"\n" || stderr != "" {

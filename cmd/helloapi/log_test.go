@@ -56,7 +56,7 @@ func readUntil(t *testing.T, p *process, r *os.File, want string) {
 func TestLogNobodyReads(t *testing.T) {
 	t.Parallel()
 	p, log := startPiped(t)
-	key := keyValue.FindString(p.stdout.String())
+	key := p.keys(t)[0]
 	flood := func(requests int) {
 		t.Helper()
 		var wg sync.WaitGroup
@@ -134,7 +134,7 @@ func TestLogClosed(t *testing.T) {
 	t.Parallel()
 	p, log := startPiped(t)
 	log.Close()
-	key := keyValue.FindString(p.stdout.String())
+	key := p.keys(t)[0]
 	for range 3 {
 		if a := get(t, "http://"+p.addr+"/hello", key); a.status != http.StatusOK {
 			t.Fatalf("answered %d %s", a.status, a.body)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -116,14 +117,37 @@ func launchCommand(t testing.TB, dir string, cmd *exec.Cmd, env ...string) *proc
 				t.Errorf("process:\n%s", s)
 			}
 		}
-		if m := keyValue.FindString(p.stderr.String()); m != "" {
-			t.Errorf("the log has a key's value: %.12s…", m)
+		if m := keyValue.FindString(p.stderr.String() + p.stdout.String()); m != "" {
+			t.Errorf("what is logged has a key's value: %.12s…", m)
 		}
 	})
 	return p
 }
 
 var keyValue = regexp.MustCompile(`hk_[0-9A-Za-z]{38}`)
+
+// keys returns the values of the keys that the process made when it started, in
+// their order. Where no person sees standard output they are in a file.
+func (p *process) keys(t testing.TB) (values []string) {
+	t.Helper()
+	for _, dir := range []string{".", "data"} {
+		files, err := filepath.Glob(filepath.Join(p.cmd.Dir, dir, "*.keys-*.csv"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			values = append(values, keyValue.FindAllString(string(b), -1)...)
+		}
+	}
+	if len(values) == 0 {
+		t.Fatalf("no file of keys:\n%s", p.stderr)
+	}
+	return values
+}
 
 // stop tells the process to stop, and returns how it ended.
 func (p *process) stop(t testing.TB) error {

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,7 +17,6 @@ import (
 
 	"helloapi/internal/admin"
 	"helloapi/internal/api"
-	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
 	"helloapi/internal/certs"
 	"helloapi/internal/hostname"
@@ -167,9 +165,9 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		names = certificates.Names()
 	}
 	if plans != nil {
-		err = apply(p, stores, plans, planfile.ApplyOptions{}, shownValues{}, output{})
+		err = apply(p, stores, plans, planfile.ApplyOptions{}, shownValues{file: keysFile(p, stores)}, output{})
 	} else {
-		err = firstStart(p, stores, publicURL(srv, names))
+		err = firstStart(p, log, stores, publicURL(srv, names))
 	}
 	if err != nil {
 		return errors.Join(err, srv.Close())
@@ -230,41 +228,6 @@ func (c *serveCmd) logFormat(w io.Writer) slog.Handler {
 		return slog.NewJSONHandler(w, opts)
 	}
 	return slog.NewTextHandler(w, opts)
-}
-
-// firstKeys are the keys that a new SQLite database starts with: those of
-// deploy/plans.yaml.
-func firstKeys() []apikey.Key {
-	return []apikey.Key{
-		{Name: "testkey1", Plan: &plan.Plan{Name: "free"}, Enabled: true},
-		{Name: "testkey2", Plan: &plan.Plan{Name: "paid"}, Enabled: true},
-	}
-}
-
-// firstStart makes the first keys of a new SQLite database and shows them, with
-// a line to paste.
-func firstStart(p *program, stores *backend.Backend, url string) error {
-	keys := firstKeys()
-	values := []apikey.Value{apikey.Generate(), apikey.Generate()}
-	first, err := stores.FirstKeys(p.ctx, keys, values)
-	if err != nil || !first {
-		return err
-	}
-	plans, err := plansByName(p.ctx, stores)
-	if err != nil {
-		return err
-	}
-	var b strings.Builder
-	b.WriteString("\nTwo API keys were made. Their values are shown this once:\n\n")
-	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
-	for i, k := range keys {
-		pl := plans[k.Plan.Name]
-		fmt.Fprintf(t, "  %s\t%s\t%s: %s, %s\n", k.Name, values[i].Reveal(), pl.Name, pl.Quota, pl.Throttle)
-	}
-	t.Flush()
-	fmt.Fprintf(&b, "\nTry it:\n\n  curl -H 'x-api-key: %s' '%s/hello?name=brooks'\n\n", values[0].Reveal(), url)
-	_, err = fmt.Fprint(p.stdout, b.String())
-	return err
 }
 
 func plansByName(ctx context.Context, plans plan.Plans) (map[string]plan.Plan, error) {

@@ -212,16 +212,12 @@ func TestFirstStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	p := start(t, dir)
-	curl := regexp.MustCompile(`curl -H 'x-api-key: (hk_\w{38})' '(http://[^']+)'`)
-	m := curl.FindStringSubmatch(p.stdout.String())
-	if m == nil {
-		t.Fatalf("no line to paste in:\n%s", p.stdout)
+	keys := p.keys(t)
+	if len(keys) != 2 || !strings.Contains(p.stderr.String(), "file=data/helloapi.db.keys-") || p.stdout.String() != "" {
+		t.Fatalf("%d keys, and printed:\n%s\n%s", len(keys), p.stdout, p.stderr)
 	}
-	if a := get(t, m[2], m[1]); a.body != `{"message":"Hello brooks #1!"}` {
-		t.Errorf("the line answers %d %s", a.status, a.body)
-	}
-	if got := keyValue.FindAllString(p.stdout.String(), -1); len(got) != 3 || got[0] != m[1] || got[1] == m[1] {
-		t.Errorf("want two keys, and the first again in the line:\n%s", p.stdout)
+	if a := get(t, "http://"+p.addr+"/hello?name=brooks", keys[0]); a.body != `{"message":"Hello brooks #1!"}` {
+		t.Errorf("the first key: %d %s", a.status, a.body)
 	}
 	out := must(t, "sqlite:"+filepath.Join(dir, "data/helloapi.db"), "keys", "list")
 	for _, want := range []string{"testkey1", "free", "testkey2", "paid"} {
@@ -232,12 +228,12 @@ func TestFirstStart(t *testing.T) {
 	if err := p.stop(t); err != nil {
 		t.Errorf("stop: %v", err)
 	}
-	// The values are shown once, and others than the owner can't read the file.
+	// No file is written once more, and others than the owner can't read any.
 	again := start(t, dir)
-	if s := again.stdout.String(); s != "" {
+	if s := again.stdout.String(); s != "" || len(again.keys(t)) != 2 {
 		t.Errorf("the second start prints:\n%s", s)
 	}
-	if a := get(t, "http://"+again.addr+"/hello?name=brooks", m[1]); a.body != `{"message":"Hello brooks #2!"}` {
+	if a := get(t, "http://"+again.addr+"/hello?name=brooks", keys[0]); a.body != `{"message":"Hello brooks #2!"}` {
 		t.Errorf("after a restart: %d %s", a.status, a.body)
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "data", "*"))
@@ -417,7 +413,7 @@ func TestMigrateFlag(t *testing.T) {
 func TestRawRequests(t *testing.T) {
 	t.Parallel()
 	p := start(t, t.TempDir())
-	values := keyValue.FindAllString(p.stdout.String(), -1)
+	values := p.keys(t)
 	key := values[1] // paid
 	header := "Host: x\r\nx-api-key: " + key + "\r\nConnection: close\r\n"
 	for name, test := range map[string]struct {

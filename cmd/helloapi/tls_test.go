@@ -140,10 +140,11 @@ func TestServeFiles(t *testing.T) {
 	waitFor(t, "serve to begin", func() bool { return serving.MatchString(p.stderr.String()) })
 	m := serving.FindStringSubmatch(p.stderr.String())
 
-	curl := regexp.MustCompile(`curl -H 'x-api-key: (hk_\w{38})' '(https://localhost:(\d+)/hello\?name=brooks)'`).FindStringSubmatch(p.stdout.String())
-	if curl == nil || curl[3] != m[1] {
-		t.Fatalf("no line to paste, with port %s, in:\n%s", m[1], p.stdout)
+	url := "https://localhost:" + m[1]
+	if !strings.Contains(p.stderr.String(), " url="+url+"\n") {
+		t.Errorf("the log does not say where to call, %s:\n%s", url, p.stderr)
 	}
+	curl := []string{"", p.keys(t)[0], url + "/hello?name=brooks"}
 	client := &http.Client{
 		Transport:     &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MaxVersion: tls.VersionTLS13}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -186,7 +187,7 @@ func TestServeBoth(t *testing.T) {
 	dir := t.TempDir()
 	cert, key, _ := writePair(t, dir, "localhost")
 	p := start(t, dir, "TLS_CERT_FILE="+cert, "TLS_KEY_FILE="+key, "TLS_ADDR=127.0.0.1:0", "HTTP_ADDR=off")
-	key1 := keyValue.FindString(p.stdout.String())
+	key1 := p.keys(t)[0]
 	if a := get(t, "http://"+p.addr+"/hello", key1); a.status != 200 || a.header.Get("Strict-Transport-Security") != "" {
 		t.Errorf("without TLS: %d, HSTS %q", a.status, a.header.Get("Strict-Transport-Security"))
 	}

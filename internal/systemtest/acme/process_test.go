@@ -301,12 +301,17 @@ func TestEmbeddedProcess(t *testing.T) {
 	c := newCluster(t, caOptions{}, "hello.test")
 	dir := t.TempDir()
 	p := c.run(t, dir)
-	m := regexp.MustCompile(`curl -H 'x-api-key: (hk_\w+)' '(https://hello\.test:\d+/hello\?name=brooks)'`).FindStringSubmatch(p.stdout.String())
-	if m == nil {
-		t.Fatalf("no line to paste in:\n%s", p.stdout)
+	files, err := filepath.Glob(filepath.Join(dir, "data", "*.keys-*.csv"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("files of keys: %q, %v", files, err)
 	}
-	// The printed URL has the port of the process itself, which is in no DNS.
-	out, err := c.curl(t, "--resolve", "hello.test:"+p.tls[strings.LastIndex(p.tls, ":")+1:]+":127.0.0.1", "-H", "x-api-key: "+m[1], m[2])
+	keys, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := regexp.MustCompile(`hk_\w{38}`).FindString(string(keys))
+	port := p.tls[strings.LastIndex(p.tls, ":")+1:]
+	out, err := c.curl(t, "--resolve", "hello.test:"+port+":127.0.0.1", "-H", "x-api-key: "+key, "https://hello.test:"+port+"/hello?name=brooks")
 	if err != nil || out != `{"message":"Hello brooks #1!"}` {
 		t.Errorf("curl: %v, %s", err, out)
 	}
@@ -319,7 +324,7 @@ func TestEmbeddedProcess(t *testing.T) {
 	p.stop(t)
 
 	p = c.run(t, dir)
-	if out, err := c.curl(t, "-H", "x-api-key: "+m[1], "https://hello.test/hello?name=brooks"); err != nil || out != `{"message":"Hello brooks #2!"}` {
+	if out, err := c.curl(t, "-H", "x-api-key: "+key, "https://hello.test/hello?name=brooks"); err != nil || out != `{"message":"Hello brooks #2!"}` {
 		t.Errorf("curl after a restart: %v, %s", err, out)
 	}
 	c.orders(t, "", 1)
