@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,8 +39,10 @@ type serveCmd struct {
 	PlansFile    string `setting:"" placeholder:"FILE" help:"A plans file to apply before serving from SQLite. With PostgreSQL helloapi apply does that, once for all replicas."`
 
 	KeyStaleMax        time.Duration `setting:"" default:"1h" placeholder:"TIME" help:"How long a known key may be used while the database is away."`
-	MaxInFlight        int           `setting:"" default:"4096" placeholder:"N" help:"Requests served at a time. More get 503."`
-	RequestTimeout     time.Duration `setting:"" default:"10s" placeholder:"TIME" help:"How long a request may take."`
+	MaxInFlight        int           `setting:"" default:"4096" placeholder:"N" help:"Requests served at a time. More get 503. At most as many as MAX_CONNECTIONS."`
+	MaxConnections     int           `setting:"" placeholder:"N" help:"Connections of clients open at a time. A further one closes the one that is idle for the longest. Default: from the limits of memory and open files, logged at the start."`
+	RequestTimeout     time.Duration `setting:"" default:"10s" placeholder:"TIME" help:"How long a request may take: receiving its body, the stores, and sending its answer."`
+	IdleTimeout        time.Duration `setting:"" default:"620s" placeholder:"TIME" help:"How long a connection may be idle. More than a load balancer keeps it, so that it is the one to close it."`
 	DrainDelay         time.Duration `setting:"" default:"0s" placeholder:"TIME" help:"How long to go on serving when told to stop, for a load balancer to notice."`
 	DrainTimeout       time.Duration `setting:"" default:"20s" placeholder:"TIME" help:"How long to wait then for requests in flight."`
 	CORSAllowedOrigins []string      `name:"cors-allowed-origins" setting:"" default:"*" placeholder:"ORIGIN" help:"Whose pages may call: https://app.example.com, or * for any."`
@@ -77,8 +80,14 @@ func (c *serveCmd) Validate() error {
 	if c.MaxInFlight < 1 {
 		errs = append(errs, errors.New("MAX_IN_FLIGHT: must be at least 1"))
 	}
+	if c.MaxConnections < 0 {
+		errs = append(errs, errors.New("MAX_CONNECTIONS: must not be negative"))
+	}
 	if c.RequestTimeout <= 0 {
 		errs = append(errs, errors.New("REQUEST_TIMEOUT: must be more than 0s"))
+	}
+	if c.IdleTimeout <= 0 {
+		errs = append(errs, errors.New("IDLE_TIMEOUT: must be more than 0s"))
 	}
 	if c.KeyStaleMax < 0 {
 		errs = append(errs, errors.New("KEY_STALE_MAX: must not be negative"))
@@ -138,7 +147,16 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		}
 	}
 
-	listen := server.Config{Addr: c.addr(), AdminAddr: c.AdminAddr, DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout, Log: log}
+	room := server.LimitMemory()
+	connections := cmp.Or(c.MaxConnections, room.Connections())
+	if err := room.Check(connections); err != nil {
+		return err
+	}
+	listen := server.Config{
+		Addr: c.addr(), AdminAddr: c.AdminAddr,
+		MaxConnections: connections, RequestTimeout: c.RequestTimeout, IdleTimeout: c.IdleTimeout,
+		DrainDelay: c.DrainDelay, DrainTimeout: c.DrainTimeout, Log: log,
+	}
 	if c.on() {
 		listen.TLSAddr, listen.HTTPAddr = c.TLSAddr, c.httpAddr()
 	}
@@ -177,7 +195,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		Name: "helloapi_log_dropped_total",
 		Help: "Log records that were dropped because nobody read them in time, or that could not be written.",
 	}, func() float64 { return float64(logs.Dropped()) }))
-	metrics.MustRegister(stores, stores.KeyCache, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics.MustRegister(srv.Connections(), stores, stores.KeyCache, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	ctx, stop := context.WithCancel(p.ctx)
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -194,7 +212,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		Log:                log,
 		Metrics:            web.NewMetrics(metrics),
 		CORSAllowedOrigins: c.CORSAllowedOrigins,
-		MaxInFlight:        c.MaxInFlight,
+		MaxInFlight:        min(c.MaxInFlight, connections), // also those of HTTP/2 hold memory
 		RequestTimeout:     c.RequestTimeout,
 	})
 	if err != nil {
@@ -215,7 +233,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		defer func() { err = errors.Join(err, certificates.Close()) }()
 	}
 	handlers.Admin = admin.New(operator)
-	log.Info("serving", append(listeners(srv), "version", version())...)
+	log.Info("serving", append(listeners(srv), "max_connections", connections, "memory_mib", room.Memory>>20, "open_files", room.Descriptors, "version", version())...)
 	return srv.Serve(p.ctx, handlers)
 }
 

@@ -56,12 +56,12 @@ func New(c Config, others ...Endpoint) (http.Handler, error) {
 
 	r := chi.NewRouter()
 	r.Use(
-		web.Observe(c.Log, c.Metrics), // outermost: it sees every answer
-		allowOrigins(c),               // before routing and refusing, so that a page can read any answer, and preflights need no key
-		web.Recover,                   // below CORS: a page can read a 500 too
-		web.Shed(c.MaxInFlight),       // before anything that costs
-		web.Finish(c.RequestTimeout),  // from here on a request ends by its own time only
-		web.NormalizePath,             // /hello/ and /%68ello are /hello
+		web.Observe(c.Log, c.Metrics),    // outermost: it sees every answer
+		allowOrigins(c),                  // before routing and refusing, so that a page can read any answer, and preflights need no key
+		web.Recover,                      // below CORS: a page can read a 500 too
+		web.LimitInFlight(c.MaxInFlight), // before anything that costs
+		web.Timeout(c.RequestTimeout),    // from here on a request ends by its own time only
+		web.NormalizePath,                // /hello/ and /%68ello are /hello
 	)
 	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)

@@ -15,24 +15,35 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Limits of a connection. They protect from clients that are slow or send too
-// much; how long a request may take is the API's own matter.
+// Limits of a connection. With those of Config they protect from clients that
+// are slow, many, or send too much.
 const (
 	readHeaderTimeout = 10 * time.Second // for the TLS handshake too
-	readTimeout       = 30 * time.Second
-	idleTimeout       = 2 * time.Minute
+	answerTime        = time.Second      // to write the answer of a request that took all its time
 	maxHeaderBytes    = 64 << 10
+	maxStreams        = 32 // of an HTTP/2 connection: each may hold an answer that its client does not take
+	pingAfter         = 30 * time.Second
+	// adminConnections are kept for the internal listener.
+	adminConnections = 32
+	adminTimeout     = 2 * time.Minute // for a profile too
 )
 
 // Config says where to listen and how to stop. An address that is "" is not
 // listened at.
 type Config struct {
-	Addr         string        // of the API without TLS
-	TLSAddr      string        // of the API with TLS
-	HTTPAddr     string        // of port 80 beside TLS
-	AdminAddr    string        // of the internal listener
+	Addr      string // of the API without TLS
+	TLSAddr   string // of the API with TLS
+	HTTPAddr  string // of port 80 beside TLS
+	AdminAddr string // of the internal listener
+
+	MaxConnections int           // open at a time, except those of the internal listener
+	RequestTimeout time.Duration // for reading the body of a request, and all else up to its answer
+	IdleTimeout    time.Duration // of a connection between two requests
+
 	DrainDelay   time.Duration // between being told to stop and refusing connections
 	DrainTimeout time.Duration // for the requests then in flight
 	Log          *slog.Logger
@@ -52,13 +63,14 @@ type Handlers struct {
 type Server struct {
 	cfg                     Config
 	api, tls, port80, admin net.Listener // nil if not listened at
+	public, internal        *connections
 	draining                atomic.Bool
 }
 
 // Listen opens the listeners, so that a port that is taken is known before
 // anything else is done. Connections wait until Serve is called.
 func Listen(cfg Config) (*Server, error) {
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, public: newConnections(cfg.MaxConnections), internal: newConnections(adminConnections)}
 	for _, l := range []struct {
 		to                  *net.Listener
 		what, addr, setting string
@@ -103,6 +115,10 @@ func addr(l net.Listener) *net.TCPAddr {
 	return l.Addr().(*net.TCPAddr)
 }
 
+// Connections measures the connections, for metrics. Those of the internal
+// listener are not among them.
+func (s *Server) Connections() prometheus.Collector { return s.public }
+
 // Draining reports whether the server has been told to stop.
 func (s *Server) Draining() bool { return s.draining.Load() }
 
@@ -123,29 +139,35 @@ func (s *Server) Close() error {
 // DrainTimeout at most. It returns nil if each of them got its answer.
 func (s *Server) Serve(ctx context.Context, h Handlers) error {
 	failed := make(chan error, 4)
-	serve := func(l net.Listener, h http.Handler, config *tls.Config) *http.Server {
-		srv := s.newServer(h)
+	serve := func(l net.Listener, conns *connections, h http.Handler, timeout time.Duration, config *tls.Config) *http.Server {
+		srv := s.newServer(conns, h, timeout)
 		srv.TLSConfig = config
 		go func() {
 			if config != nil {
-				failed <- srv.ServeTLS(l, "", "")
+				failed <- srv.ServeTLS(conns.listener(l), "", "")
 			} else {
-				failed <- srv.Serve(l)
+				failed <- srv.Serve(conns.listener(l))
 			}
 		}()
 		return srv
 	}
 	var public []*http.Server
 	if s.api != nil {
-		public = append(public, serve(s.api, s.closeWhenDraining(h.API), nil))
+		public = append(public, serve(s.api, s.public, s.closeWhenDraining(h.API), s.cfg.RequestTimeout, nil))
 	}
 	if s.tls != nil {
-		public = append(public, serve(s.tls, s.closeWhenDraining(h.TLS), h.TLSConfig))
+		public = append(public, serve(s.tls, s.public, s.closeWhenDraining(h.TLS), s.cfg.RequestTimeout, h.TLSConfig))
 	}
 	if s.port80 != nil {
-		public = append(public, serve(s.port80, s.closeWhenDraining(h.HTTP), nil))
+		public = append(public, serve(s.port80, s.public, s.closeWhenDraining(h.HTTP), s.cfg.RequestTimeout, nil))
 	}
-	admin := serve(s.admin, h.Admin, nil)
+	admin := serve(s.admin, s.internal, h.Admin, adminTimeout, nil)
+
+	stopIdle := make(chan struct{})
+	defer close(stopIdle)
+	for _, conns := range []*connections{s.public, s.internal} {
+		go conns.closeIdle(s.cfg.IdleTimeout, stopIdle)
+	}
 
 	var err error
 	select {
@@ -166,7 +188,7 @@ func (s *Server) Serve(ctx context.Context, h Handlers) error {
 }
 
 // shutdown closes the listeners of all servers at a time, and waits for the
-// requests in flight.
+// requests in flight. That a client did not take its answer is no error.
 func (s *Server) shutdown(ctx context.Context, servers []*http.Server) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
 	defer cancel()
@@ -174,24 +196,44 @@ func (s *Server) shutdown(ctx context.Context, servers []*http.Server) error {
 	var wg sync.WaitGroup
 	for i, srv := range servers {
 		wg.Go(func() {
-			if err := srv.Shutdown(ctx); err != nil {
-				errs[i] = errors.Join(fmt.Errorf("stop: requests still in flight after %v were cut off: %w", s.cfg.DrainTimeout, err), srv.Close())
+			err := srv.Shutdown(ctx)
+			if err == nil {
+				return
 			}
+			if s.public.busy() > 0 {
+				errs[i] = fmt.Errorf("stop: requests still in flight after %v were cut off: %w", s.cfg.DrainTimeout, err)
+			}
+			errs[i] = errors.Join(errs[i], srv.Close())
 		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func (s *Server) newServer(h http.Handler) *http.Server {
+// newServer returns a server of h whose requests take at most timeout, and
+// answerTime to write the answer then.
+func (s *Server) newServer(conns *connections, h http.Handler, timeout time.Duration) *http.Server {
 	return &http.Server{
-		Handler:                      h,
-		ReadHeaderTimeout:            readHeaderTimeout,
-		ReadTimeout:                  readTimeout,
-		IdleTimeout:                  idleTimeout,
+		Handler:           conns.handler(h, timeout),
+		ReadHeaderTimeout: min(readHeaderTimeout, timeout),
+		ReadTimeout:       timeout,
+		WriteTimeout:      timeout + answerTime,
+		// connections closes idle ones. After an HTTP/2 connection that closes
+		// with a stream open, net/http would keep all it held for this time.
+		IdleTimeout:                  -1,
 		MaxHeaderBytes:               maxHeaderBytes,
 		DisableGeneralOptionsHandler: true, // OPTIONS * gets an answer like any other
-		ErrorLog:                     log.New(errorLog{s.cfg.Log}, "", 0),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              16 << 10, // its buffer is allocated before it is received
+			MaxReceiveBufferPerConnection: 64 << 10,
+			MaxReceiveBufferPerStream:     64 << 10,
+			SendPingTimeout:               pingAfter, // ends a header that is not finished, too
+			WriteByteTimeout:              timeout,
+		},
+		ErrorLog:    log.New(errorLog{s.cfg.Log}, "", 0),
+		ConnState:   conns.connState,
+		ConnContext: conns.connContext,
 	}
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -31,12 +32,20 @@ type running struct {
 
 func run(t *testing.T, delay time.Duration) *running {
 	t.Helper()
+	return runWith(t, Config{DrainDelay: delay}, nil)
+}
+
+// runWith runs a Server with cfg, whose handlers are h or, if that is nil, say
+// which they are.
+func runWith(t *testing.T, cfg Config, h http.Handler) *running {
+	t.Helper()
 	r := &running{log: new(backendtest.Buffer), done: make(chan error, 1), slow: make(chan bool)}
-	s, err := Listen(Config{
-		Addr: "127.0.0.1:0", TLSAddr: "127.0.0.1:0", HTTPAddr: "127.0.0.1:0", AdminAddr: "127.0.0.1:0",
-		DrainDelay: delay, DrainTimeout: 10 * time.Second,
-		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	})
+	cfg.Addr, cfg.TLSAddr, cfg.HTTPAddr, cfg.AdminAddr = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	cfg.MaxConnections = cmp.Or(cfg.MaxConnections, 1000)
+	cfg.RequestTimeout = cmp.Or(cfg.RequestTimeout, 10*time.Second)
+	cfg.IdleTimeout, cfg.DrainTimeout = cmp.Or(cfg.IdleTimeout, time.Minute), cmp.Or(cfg.DrainTimeout, 10*time.Second)
+	cfg.Log = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	s, err := Listen(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +59,9 @@ func run(t *testing.T, delay time.Duration) *running {
 	t.Cleanup(r.client.CloseIdleConnections)
 
 	say := func(name string) http.Handler {
+		if h != nil {
+			return h
+		}
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			if req.URL.Path == "/slow" {
 				<-r.slow

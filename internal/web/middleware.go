@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -39,26 +40,30 @@ func Recover(next http.Handler) http.Handler {
 	})
 }
 
-// Shed answers 503 at once where most requests are in flight already, so
-// that those in flight finish in time.
-func Shed(most int) func(http.Handler) http.Handler {
-	places := make(chan struct{}, most)
+// LimitInFlight answers 503 at once while n requests are in flight already, so
+// that those in flight finish in time. A request is in flight until its answer
+// begins: a client that does not read keeps no other from being served.
+func LimitInFlight(n int) func(http.Handler) http.Handler {
+	slots := make(chan struct{}, n)
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			select {
-			case places <- struct{}{}:
-				defer func() { <-places }()
-				next.ServeHTTP(w, r)
+			case slots <- struct{}{}:
 			default:
 				Fail(w, r, Unavailable(errShed))
+				return
 			}
+			release := sync.OnceFunc(func() { <-slots })
+			defer release()
+			RecordOf(r.Context()).OnStatus(func(int) { release() })
+			next.ServeHTTP(w, r)
 		})
 	}
 }
 
-// Finish lets a request run on for up to limit when its client has left: it
+// Timeout lets a request run on for up to limit when its client has left: it
 // may have been charged already, and what it does is done to the end.
-func Finish(limit time.Duration) func(http.Handler) http.Handler {
+func Timeout(limit time.Duration) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit)

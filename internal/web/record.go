@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -46,7 +47,8 @@ func RecordOf(ctx context.Context) *Record {
 }
 
 // OnStatus has f called when the status of the answer is known and before
-// its header is sent, so that f may still change the header.
+// its header is sent, so that f may still change the header. What was added
+// last is called first, as with defer.
 func (rec *Record) OnStatus(f func(status int)) {
 	rec.onStatus = append(rec.onStatus, f)
 }
@@ -133,8 +135,10 @@ var (
 
 // Observe is the outermost middleware. It gives each request its record and
 // its X-Request-Id, sets the headers that every answer has, and at the end
-// writes the record to log and counts it in m.
+// writes the record to log and counts it in m. Of requests that anybody can send
+// in any number it logs samples, but counts each.
 func Observe(log *slog.Logger, m *Metrics) func(http.Handler) http.Handler {
+	samples := &sampler{seen: map[lineKind]*lines{}}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			begin := time.Now()
@@ -152,13 +156,13 @@ func Observe(log *slog.Logger, m *Metrics) func(http.Handler) http.Handler {
 
 			ctx := context.WithValue(r.Context(), recordKey{}, &x.rec)
 			// Also when the connection is aborted by a panic.
-			defer func() { m.done(ctx, log, r, &x.rec, begin) }()
+			defer func() { m.done(ctx, log, samples, r, &x.rec, begin) }()
 			next.ServeHTTP(&x.response, r.WithContext(ctx))
 		})
 	}
 }
 
-func (m *Metrics) done(ctx context.Context, log *slog.Logger, r *http.Request, rec *Record, begin time.Time) {
+func (m *Metrics) done(ctx context.Context, log *slog.Logger, samples *sampler, r *http.Request, rec *Record, begin time.Time) {
 	now := time.Now()
 	d := now.Sub(begin)
 	if rec.status == 0 {
@@ -182,6 +186,14 @@ func (m *Metrics) done(ctx context.Context, log *slog.Logger, r *http.Request, r
 	if !log.Enabled(ctx, level) {
 		return
 	}
+	served := rec.Key != "" && rec.status < 400
+	var unlogged int
+	if bug := rec.status == http.StatusInternalServerError; !served && !bug {
+		var sample bool
+		if sample, unlogged = samples.take(lineKind{route, rec.status, rec.Refused}, now); !sample {
+			return
+		}
+	}
 	// By the handler itself: a Logger would look up where in the source it is called.
 	record := slog.NewRecord(now, level, "request", 0)
 	record.AddAttrs(
@@ -199,6 +211,9 @@ func (m *Metrics) done(ctx context.Context, log *slog.Logger, r *http.Request, r
 	if rec.Err != nil {
 		record.AddAttrs(slog.String("error", rec.Err.Error()))
 	}
+	if unlogged > 0 {
+		record.AddAttrs(slog.Int("unlogged", unlogged))
+	}
 	_ = log.Handler().Handle(ctx, record) // nobody could be informed of its error
 }
 
@@ -210,6 +225,52 @@ func unlessEmpty(key, value string) slog.Attr {
 	return slog.String(key, value)
 }
 
+// linesPerSecond is how many lines of a kind are logged in a second, where they
+// are sampled.
+const linesPerSecond = 10
+
+// A sampler bounds the log lines of requests that were not served for a key:
+// each costs its sender less than the line costs us.
+type sampler struct {
+	mu   sync.Mutex
+	seen map[lineKind]*lines // guarded by mu; has few: none of it is the client's to choose
+}
+
+type lineKind struct {
+	route   string
+	status  int
+	refused string
+}
+
+// lines are those of a kind.
+type lines struct {
+	second   time.Time // when this second began
+	logged   int       // in this second
+	unlogged int       // since the last that was logged
+}
+
+// take reports whether to log a line of the kind, and how many like it were
+// not logged before it.
+func (s *sampler) take(kind lineKind, now time.Time) (ok bool, unlogged int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.seen[kind]
+	if l == nil {
+		l = new(lines)
+		s.seen[kind] = l
+	}
+	if now.Sub(l.second) >= time.Second {
+		l.second, l.logged = now, 0
+	}
+	if l.logged == linesPerSecond {
+		l.unlogged++
+		return false, 0
+	}
+	unlogged, l.unlogged = l.unlogged, 0
+	l.logged++
+	return true, unlogged
+}
+
 // A response notes what is answered, in the request's record.
 type response struct {
 	http.ResponseWriter
@@ -219,7 +280,7 @@ type response struct {
 func (w *response) WriteHeader(status int) {
 	if status >= 200 && w.rec.status == 0 { // a 1xx is not yet the answer
 		w.rec.status = status
-		for _, f := range w.rec.onStatus {
+		for _, f := range slices.Backward(w.rec.onStatus) {
 			f(status)
 		}
 	}

@@ -357,13 +357,13 @@ func TestRecoverAbort(t *testing.T) {
 	}
 }
 
-func TestShed(t *testing.T) {
+func TestLimitInFlight(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFrame()
 		leave := make(chan struct{})
-		// Shed stands below Observe and Recover.
-		h := f.mw(web.Recover(web.Shed(2)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// LimitInFlight stands below Observe and Recover.
+		h := f.mw(web.Recover(web.LimitInFlight(2)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			<-leave
 			switch r.URL.Path {
 			case "/panic":
@@ -401,6 +401,7 @@ func TestShed(t *testing.T) {
 			leave <- struct{}{}
 			leave <- struct{}{}
 			wg.Wait()
+			time.Sleep(time.Second) // more would be logged as samples
 		}
 		close(leave)
 		if w := get("/"); w.Code != http.StatusOK {
@@ -409,13 +410,51 @@ func TestShed(t *testing.T) {
 	})
 }
 
-func TestFinish(t *testing.T) {
+// An answer that its client does not take keeps no other request from being
+// served.
+func TestLimitInFlightUntilAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFrame()
+		begin, leave := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		h := f.mw(web.LimitInFlight(1)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			<-begin
+			w.WriteHeader(http.StatusOK)
+			<-leave
+		})))
+		defer close(leave)
+		wg.Go(func() { serve(h, http.MethodGet, "/") })
+		synctest.Wait()
+		if w := serve(h, http.MethodGet, "/"); w.Code != http.StatusServiceUnavailable {
+			t.Errorf("before the answer: %d", w.Code)
+		}
+		close(begin)
+		synctest.Wait()
+		second := make(chan int, 1)
+		wg.Go(func() {
+			defer close(second)
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+			second <- w.Code
+		})
+		synctest.Wait()
+		select {
+		case code := <-second:
+			t.Errorf("while the answer is sent: %d", code)
+		default: // it is served, and waits as the first
+		}
+	})
+}
+
+func TestTimeout(t *testing.T) {
 	t.Parallel()
 	type key struct{}
 	synctest.Test(t, func(t *testing.T) {
 		ctx, leave := context.WithCancel(context.WithValue(t.Context(), key{}, "kept"))
 		begin := time.Now()
-		h := web.Finish(10 * time.Second)(web.Handler(func(w http.ResponseWriter, r *http.Request) error {
+		h := web.Timeout(10 * time.Second)(web.Handler(func(w http.ResponseWriter, r *http.Request) error {
 			leave() // the client does
 			ctx := r.Context()
 			synctest.Wait()
@@ -440,10 +479,10 @@ func TestFinish(t *testing.T) {
 }
 
 // A context that is not needed any more is let go of.
-func TestFinishCancels(t *testing.T) {
+func TestTimeoutCancels(t *testing.T) {
 	t.Parallel()
 	var ctx context.Context
-	serve(web.Finish(time.Hour)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { ctx = r.Context() })), http.MethodGet, "/")
+	serve(web.Timeout(time.Hour)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { ctx = r.Context() })), http.MethodGet, "/")
 	if ctx.Err() == nil {
 		t.Error("the request is answered, and its context goes on")
 	}
@@ -703,6 +742,52 @@ func TestObserveMetrics(t *testing.T) {
 	}
 }
 
+// Anybody can send requests that are not served: a sample of them is logged, all
+// are counted.
+func TestSamples(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFrame()
+		h := f.mw(web.Handler(func(w http.ResponseWriter, r *http.Request) error {
+			rec := web.RecordOf(r.Context())
+			switch r.URL.Path {
+			case "/served":
+				rec.Key = "brooks"
+				return nil
+			case "/bug":
+				return errors.New("a bug")
+			case "/throttled":
+				rec.Key = "brooks"
+				return &web.Error{Status: http.StatusTooManyRequests}
+			case "/shed":
+				return web.Unavailable(errors.New("too many"))
+			}
+			rec.Refused = "unknown"
+			return &web.Error{Status: http.StatusForbidden}
+		}))
+		lines := func(path string, n int) []string {
+			f.log.Reset()
+			for range n {
+				serve(h, http.MethodGet, path)
+			}
+			return strings.Split(strings.TrimSpace(f.log.String()), "\n")
+		}
+		for path, want := range map[string]int{"/served": 100, "/bug": 100, "/throttled": 10, "/shed": 10, "/refused": 10} {
+			if got := len(lines(path, 100)); got != want {
+				t.Errorf("100 times %s: %d lines, want %d", path, got, want)
+			}
+		}
+		time.Sleep(time.Second)
+		got := lines("/shed", 2)
+		if len(got) != 2 || !strings.Contains(got[0], `"unlogged":90`) || strings.Contains(got[1], "unlogged") {
+			t.Errorf("a second later: %s", got)
+		}
+		if n := f.metrics(t)["helloapi_requests_total route= status=503"]; n != 102 {
+			t.Errorf("%v of 102 requests are counted", n)
+		}
+	})
+}
+
 func TestOnStatus(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
@@ -735,11 +820,11 @@ func TestOnStatus(t *testing.T) {
 			var got []int
 			h := newFrame().mw(web.Recover(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				rec := web.RecordOf(r.Context())
-				rec.OnStatus(func(status int) {
+				rec.OnStatus(func(status int) { w.Header().Set("X-Second", w.Header().Get("X-First")) })
+				rec.OnStatus(func(status int) { // called before the one that was added before
 					got = append(got, status)
 					w.Header().Set("X-First", fmt.Sprint(status)) // the header can still be changed
 				})
-				rec.OnStatus(func(status int) { w.Header().Set("X-Second", w.Header().Get("X-First")) })
 				tt.serve(w, r)
 			})))
 			w := serve(h, http.MethodGet, "/")
