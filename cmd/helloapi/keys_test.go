@@ -145,7 +145,7 @@ func TestKeyChangesPostgres(t *testing.T) {
 				}
 				switch name {
 				case "ConnectionTerminated":
-					const listening = ` FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%clock_timestamp(), pg_backend_pid()'`
+					const listening = ` FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_listening_channels())'`
 					waitFor(t, "3 listening connections", func() bool {
 						var n int
 						if err := admin.QueryRow(`SELECT count(*)` + listening).Scan(&n); err != nil {

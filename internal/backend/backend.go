@@ -48,8 +48,8 @@ type Database interface {
 	// Certs returns the store of certificates.
 	Certs() certs.Store
 
-	// Ping returns nil if the database answers.
-	Ping(ctx context.Context) error
+	// Ready returns nil if a request can be answered: it does what one does.
+	Ready(ctx context.Context) error
 	// Stats counts the shared round trips, by what they are for.
 	Stats() map[string]groupcommit.Stats
 	// Close answers what is under way, then disconnects.
@@ -260,10 +260,10 @@ func (b *Backend) About() [][2]string {
 	return [][2]string{{"Database", database}, {"Limits", limits}}
 }
 
-// Ready returns nil if requests can be served: the database answers, and Redis
-// does, or requests are served without it and it answers no other replica either.
+// Ready returns nil if requests can be served: the database does what
+// they need, and Redis does, or requests are served without it and it answers no other replica either.
 func (b *Backend) Ready(ctx context.Context) error {
-	if err := b.Ping(ctx); err != nil {
+	if err := b.Database.Ready(ctx); err != nil {
 		return err
 	}
 	if b.fallback != nil {

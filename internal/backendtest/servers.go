@@ -66,6 +66,13 @@ func Postgres(t testing.TB) string {
 	return createDatabase(t, name)
 }
 
+// EncodedPostgres returns the URL of a fresh database of another encoding.
+func EncodedPostgres(t testing.TB, encoding string) string {
+	t.Helper()
+	return createDatabase(t, "template0 LOCALE 'C' ENCODING "+encoding)
+}
+
+// createDatabase makes a database from a template, which may be followed by options.
 func createDatabase(t testing.TB, template string) string {
 	t.Helper()
 	admin := server(t, "TEST_DATABASE_URL")

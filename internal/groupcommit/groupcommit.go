@@ -23,6 +23,10 @@ type Call[In, Out any] struct {
 	In  In
 	Out Out
 	Err error
+
+	// done is that of the batch which the call is in. A flush may add the call
+	// to a batch of another Batcher, which then answers it.
+	done chan struct{}
 }
 
 // A batch is the calls that one flush takes.
@@ -89,16 +93,28 @@ func (b *Batcher[In, Out]) Do(ctx context.Context, in In) (Out, error) {
 	if err != nil {
 		return none, err
 	}
-	select {
-	case <-done:
-		return c.Out, c.Err
-	case <-ctx.Done():
-		return none, fmt.Errorf("gave up waiting for the store: %w", ctx.Err())
+	return c.wait(ctx, done)
+}
+
+// wait returns what came of the call, which is in the batch of done or was
+// handed over, or the error of ctx if that ends first.
+func (c *Call[In, Out]) wait(ctx context.Context, done chan struct{}) (Out, error) {
+	for {
+		select {
+		case <-done:
+			if done == c.done {
+				return c.Out, c.Err
+			}
+			done = c.done
+		case <-ctx.Done():
+			var none Out
+			return none, fmt.Errorf("gave up waiting for the store: %w", ctx.Err())
+		}
 	}
 }
 
 // enqueue adds c to a batch, and returns what is closed when that was flushed.
-func (b *Batcher[In, Out]) enqueue(c *Call[In, Out]) (done <-chan struct{}, err error) {
+func (b *Batcher[In, Out]) enqueue(c *Call[In, Out]) (done chan struct{}, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -114,6 +130,7 @@ func (b *Batcher[In, Out]) enqueue(c *Call[In, Out]) (done <-chan struct{}, err 
 	}
 	to := b.queue[n-1]
 	to.calls = append(to.calls, c)
+	c.done = to.done
 	b.queued++
 	b.stats.Waiting++
 	if !b.running {
@@ -160,7 +177,9 @@ func (b *Batcher[In, Out]) carryOut(next *batch[In, Out]) {
 		// A panic here would end the process, not one request.
 		if v := recover(); v != nil {
 			for _, c := range next.calls {
-				c.Err = fmt.Errorf("panic in a flush: %v\n%s", v, debug.Stack())
+				if c.done == next.done {
+					c.Err = fmt.Errorf("panic in a flush: %v\n%s", v, debug.Stack())
+				}
 			}
 		}
 	}()

@@ -431,7 +431,7 @@ type table struct {
 
 func newTable() *table { return &table{counts: map[string]int64{}} }
 
-func (s *table) write(_ context.Context, names []string, by []int64) (map[string]int64, error) {
+func (s *table) write(_ context.Context, names []string, by []int64, _ bool) (map[string]int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.names = append(s.names, slices.Clone(names))
@@ -466,12 +466,12 @@ type results struct {
 func addAll(t *testing.T, write groupcommit.Write, names ...string) *results {
 	t.Helper()
 	held := make(chan struct{})
-	c := groupcommit.NewCounter(roomy, func(ctx context.Context, names []string, by []int64) (map[string]int64, error) {
+	c := groupcommit.NewCounter(roomy, 1, func(ctx context.Context, names []string, by []int64, alone bool) (map[string]int64, error) {
 		if names[0] == "" {
 			<-held
 			return map[string]int64{"": 1}, nil
 		}
-		return write(ctx, names, by)
+		return write(ctx, names, by, alone)
 	})
 	r := results{numbers: map[string][]int64{}, errs: map[string][]error{}}
 	var wg sync.WaitGroup
@@ -661,25 +661,128 @@ func TestCounterNotRetried(t *testing.T) {
 	}
 }
 
-func TestCounterMissingName(t *testing.T) {
+// A lockedTable is a table some rows of which somebody else holds.
+type lockedTable struct {
+	*table
+	locked map[string]chan struct{} // closed when the row is free
+}
+
+func (s *lockedTable) write(ctx context.Context, names []string, by []int64, alone bool) (map[string]int64, error) {
+	var free []string
+	var freeBy []int64
+	for i, name := range names {
+		if lock := s.locked[name]; lock != nil {
+			select {
+			case <-lock:
+			default:
+				if !alone {
+					continue
+				}
+				select {
+				case <-lock:
+				case <-time.After(time.Second):
+					continue
+				}
+			}
+		}
+		free, freeBy = append(free, name), append(freeBy, by[i])
+	}
+	return s.table.write(ctx, free, freeBy, alone)
+}
+
+// Who greets a name that somebody else holds waits, alone.
+func TestCounterHeld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newTable()
-		r := addAll(t, func(ctx context.Context, names []string, by []int64) (map[string]int64, error) {
-			counts, err := s.write(ctx, names, by)
-			delete(counts, "b")
-			return counts, err
-		}, "a", "b", "c", "b")
-		if diff := cmp.Diff(map[string][]int64{"a": {1}, "c": {1}}, r.numbers); diff != "" {
-			t.Errorf("numbers (-want +got)\n%s", diff)
+		s := &lockedTable{newTable(), map[string]chan struct{}{"b": make(chan struct{}), "d": make(chan struct{})}}
+		c := groupcommit.NewCounter(roomy, 2, s.write)
+		var wg sync.WaitGroup
+		add := func(name string, want int64, wantErr error, after time.Duration) {
+			wg.Go(func() {
+				began := time.Now()
+				n, err := c.Add(t.Context(), name)
+				if n != want || !errors.Is(err, wantErr) || time.Since(began) != after {
+					t.Errorf("%s: %d, %v after %v; want %d, %v after %v", name, n, err, time.Since(began), want, wantErr, after)
+				}
+			})
+			synctest.Wait()
 		}
-		if len(r.errs) != 1 || len(r.errs["b"]) != 2 {
-			t.Errorf("errors %v, want two of b", r.errs)
+		add("d", 0, groupcommit.ErrHeld, time.Second)
+		add("b", 1, nil, 500*time.Millisecond) // held for half a second
+		add("b", 2, nil, 500*time.Millisecond)
+		add("a", 1, nil, 0)
+		writes := len(s.names)
+		add("a", 2, nil, 0)
+		if len(s.names) != writes+1 {
+			t.Errorf("a took %d writes while b and d are held", len(s.names)-writes)
 		}
-		if len(s.names) != 1 {
-			t.Errorf("%d writes, want 1", len(s.names))
+		if waiting := c.Stats().Waiting; waiting != 3 {
+			t.Errorf("%d calls wait, want 3", waiting)
+		}
+		time.Sleep(500 * time.Millisecond)
+		close(s.locked["b"])
+		wg.Wait()
+		close(s.locked["d"])
+		add("d", 1, nil, 0)
+		wg.Wait()
+		// What waits when it is closed is answered.
+		s.locked["b"] = make(chan struct{})
+		add("b", 3, nil, 100*time.Millisecond)
+		closed := make(chan struct{})
+		go func() {
+			c.Close()
+			close(closed)
+		}()
+		time.Sleep(100 * time.Millisecond)
+		close(s.locked["b"])
+		wg.Wait()
+		<-closed
+		if _, err := c.Add(t.Context(), "b"); !errors.Is(err, groupcommit.ErrClosed) {
+			t.Errorf("after Close: %v", err)
 		}
 	})
+}
+
+// Check does what failed, and counts nothing.
+func TestCounterCheck(t *testing.T) {
+	t.Parallel()
+	s := newTable()
+	c := groupcommit.NewCounter(roomy, 1, s.write)
+	defer c.Close()
+	check := func(want error, names ...string) {
+		t.Helper()
+		if err := c.Check(t.Context()); !errors.Is(err, want) {
+			t.Errorf("Check: %v, want %v", err, want)
+		}
+		if got := s.names[len(s.names)-1]; !slices.Equal(got, names) {
+			t.Errorf("Check wrote %q, want %q", got, names)
+		}
+	}
+	check(nil)
+	if _, err := c.Add(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	errFull := errors.New("disk full")
+	s.fail = func(names []string) error {
+		if slices.Contains(names, "b") {
+			return errFull
+		}
+		return nil
+	}
+	if _, err := c.Add(t.Context(), "b"); !errors.Is(err, errFull) {
+		t.Fatalf("Add: %v", err)
+	}
+	check(errFull, "b")
+	if _, err := c.Add(t.Context(), "a"); err != nil { // proves nothing for b
+		t.Fatal(err)
+	}
+	check(errFull, "b")
+	s.fail = nil
+	check(nil, "b")
+	check(nil)
+	if n, err := c.Add(t.Context(), "b"); n != 1 || err != nil {
+		t.Errorf("Add = %d, %v; want 1", n, err)
+	}
 }
 
 // Two replicas and one store. Not in a bubble, so that goroutines run as they
@@ -688,7 +791,7 @@ func TestCounterConcurrent(t *testing.T) {
 	t.Parallel()
 	const adds = 500
 	s := newTable()
-	replicas := []*groupcommit.Counter{groupcommit.NewCounter(roomy, s.write), groupcommit.NewCounter(roomy, s.write)}
+	replicas := []*groupcommit.Counter{groupcommit.NewCounter(roomy, 1, s.write), groupcommit.NewCounter(roomy, 1, s.write)}
 	numbers := make([]int64, adds)
 	var wg sync.WaitGroup
 	for i := range adds {

@@ -12,7 +12,7 @@ func (db *DB) Reached(ctx context.Context, replica string) error {
 		INSERT INTO replicas (id, redis_at) VALUES ($1, clock_timestamp())
 		ON CONFLICT (id) DO UPDATE SET redis_at = excluded.redis_at`, replica)
 	if err != nil {
-		return fmt.Errorf("postgres: note that Redis answers: %w", err)
+		return fmt.Errorf("postgres: note that Redis answers: %w", db.noticed(err))
 	}
 	return nil
 }

@@ -26,19 +26,16 @@ func newPool(ctx context.Context, cfg *pgxpool.Config) (*pool, error) {
 	return p, nil
 }
 
-// renew has connections made anew from now on. What is under way ends on the
-// old ones.
-func (p *pool) renew(ctx context.Context) error {
-	next, err := pgxpool.NewWithConfig(ctx, p.current.Load().Config())
+// renew makes connections as cfg says from now on. What is under way ends on
+// the old ones.
+func (p *pool) renew(ctx context.Context, cfg *pgxpool.Config) error {
+	next, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	go p.current.Swap(next).Close()
 	return nil
 }
-
-// connConfig is how connections are made.
-func (p *pool) connConfig() *pgx.ConnConfig { return p.current.Load().Config().ConnConfig }
 
 func (p *pool) Begin(ctx context.Context) (pgx.Tx, error) { return p.current.Load().Begin(ctx) }
 
@@ -53,7 +50,5 @@ func (p *pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 func (p *pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	return p.current.Load().QueryRow(ctx, sql, args...)
 }
-
-func (p *pool) Ping(ctx context.Context) error { return p.current.Load().Ping(ctx) }
 
 func (p *pool) Close() { p.current.Load().Close() }

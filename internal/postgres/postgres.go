@@ -17,7 +17,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -39,31 +38,35 @@ const (
 	usageInterval = 50 * time.Millisecond
 	// connectTimeout bounds a connection attempt, if the URL has no connect_timeout.
 	connectTimeout = 5 * time.Second
+	// lockWait is how long the statement that many greetings share waits for a
+	// row that somebody else holds. It is more than replicas hold a row that
+	// they all count on.
+	lockWait = 100 * time.Millisecond
+	// searchWait is how long statements wait that look for names which others
+	// are about to insert, and searchTime how long that search goes on.
+	searchWait = 5 * time.Millisecond
+	searchTime = 200 * time.Millisecond
+	// heldWait is how long a greeting waits that has a statement of its own
+	// because its row was held.
+	heldWait = time.Second
+	// lockTimeout is how long all other statements wait for a lock.
+	lockTimeout = 2 * time.Second
+	// alone is how many names with held rows are counted at a time.
+	alone = 2
 	// maxConns is how many connections a replica opens at most, if the URL has
 	// no pool_max_conns. Requests share statements, so a few are plenty.
 	maxConns = 8
 )
 
-// The SQLSTATE codes that are told apart: https://www.postgresql.org/docs/current/errcodes-appendix.html
-const (
-	foreignKeyViolation = "23503"
-	uniqueViolation     = "23505"
-	invalidPassword     = "28P01"
-	invalidAuth         = "28000"
-	noSuchDatabase      = "3D000"
-	noPrivilege         = "42501"
-	undefinedTable      = "42P01"
-	lockNotAvailable    = "55P03"
-	undefinedObject     = "42704"
-)
-
 // DB is a pool of connections to a database. It is safe for concurrent use.
 type DB struct {
-	pool  *pool
-	conns *sql.DB // those of pool
-	log   *slog.Logger
+	server *server
+	pool   *pool
+	conns  *sql.DB // those of pool
+	log    *slog.Logger
 
 	renewed atomic.Pointer[chan struct{}] // closed when connections are replaced
+	moved   chan struct{}                 // has one when a statement proved that the server has moved
 
 	counts *groupcommit.Counter
 	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
@@ -75,9 +78,13 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 	if err := checkRights(); err != nil {
 		return nil, err
 	}
-	cfg, err := parse(url)
+	server, err := parse(url)
 	if err != nil {
 		return nil, err
+	}
+	cfg, _, err := server.reach(ctx)
+	if err != nil {
+		return nil, server.explain(err)
 	}
 	pool, err := newPool(ctx, cfg)
 	if err != nil {
@@ -89,13 +96,13 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 	}
 	if err != nil {
 		pool.Close()
-		return nil, explain(err, cfg.ConnConfig)
+		return nil, server.explain(err)
 	}
-	db := &DB{pool: pool, conns: openConns(pool), log: log}
+	db := &DB{server: server, pool: pool, conns: openConns(pool), log: log, moved: make(chan struct{}, 1)}
 	renewed := make(chan struct{})
 	db.renewed.Store(&renewed)
 	batch := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: flushTimeout}
-	db.counts = groupcommit.NewCounter(batch, db.writeGreetings)
+	db.counts = groupcommit.NewCounter(batch, alone, db.writeGreetings)
 	batch.Timeout = findTimeout
 	db.finds = groupcommit.New(batch, db.findKeys)
 	batch.MaxBatch, batch.Interval = 4096, usageInterval
@@ -104,7 +111,7 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 }
 
 // parse reads a database's URL. Its error does not hold the password.
-func parse(url string) (*pgxpool.Config, error) {
+func parse(url string) (*server, error) {
 	cfg, err := parseURL(url)
 	if err != nil {
 		return nil, err
@@ -118,15 +125,24 @@ func parse(url string) (*pgxpool.Config, error) {
 	if cfg.ConnConfig.ConnectTimeout == 0 || cfg.ConnConfig.ConnectTimeout > connectTimeout {
 		cfg.ConnConfig.ConnectTimeout = connectTimeout
 	}
-	setDefault(cfg.ConnConfig.RuntimeParams, "application_name", "helloapi")
-	setDefault(cfg.ConnConfig.RuntimeParams, "statement_timeout", fmt.Sprint(flushTimeout.Milliseconds()))
-	return cfg, nil
+	return newServer(cfg, url), nil
 }
 
-func setDefault(params map[string]string, name, value string) {
-	if params[name] == "" {
-		params[name] = value
+// connect opens one connection for a command, which the caller closes.
+func connect(ctx context.Context, url string) (*server, *pgx.Conn, error) {
+	server, err := parse(url)
+	if err != nil {
+		return nil, nil, err
 	}
+	cfg, _, err := server.reach(ctx)
+	if err != nil {
+		return nil, nil, server.explain(err)
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
+	if err != nil {
+		return nil, nil, server.explain(err)
+	}
+	return server, conn, nil
 }
 
 // Migrate brings the database at url to the present schema and returns the
@@ -136,16 +152,20 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	if err := checkRights(); err != nil {
 		return nil, err
 	}
-	cfg, err := parse(url)
+	server, err := parse(url)
 	if err != nil {
 		return nil, err
 	}
-	delete(cfg.ConnConfig.RuntimeParams, "statement_timeout") // a migration may take long
+	server.timeouts = map[string]string{"statement_timeout": "0", "lock_timeout": "0"} // a migration may take long
+	cfg, shared, err := server.reach(ctx)
+	if err == nil && shared {
+		err = fitness("a pooler in transaction mode can't hold the lock of a migration: migrate with the URL of PostgreSQL itself, or use pool_mode = session")
+	}
+	if err != nil {
+		return nil, server.explain(err)
+	}
 	sqlDB := stdlib.OpenDB(*cfg.ConnConfig)
 	defer sqlDB.Close()
-	if err := sqlDB.PingContext(ctx); err != nil {
-		return nil, explain(err, cfg.ConnConfig)
-	}
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {
 		return nil, fmt.Errorf("migrate: %w", err)
@@ -160,7 +180,7 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	}
 	results, err := p.Up(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", explain(err, cfg.ConnConfig))
+		return nil, fmt.Errorf("migrate: %w", server.explain(err))
 	}
 	var applied []string
 	for _, r := range results {
@@ -172,18 +192,14 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 // SchemaVersions returns the version of the database's schema, and the version
 // that this program needs.
 func SchemaVersions(ctx context.Context, url string) (current, latest int64, err error) {
-	cfg, err := parse(url)
+	server, conn, err := connect(ctx, url)
 	if err != nil {
 		return 0, 0, err
-	}
-	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
-	if err != nil {
-		return 0, 0, explain(err, cfg.ConnConfig)
 	}
 	defer conn.Close(ctx)
 	current, latest, err = versions(ctx, conn)
 	if err != nil {
-		return 0, 0, explain(err, cfg.ConnConfig)
+		return 0, 0, server.explain(err)
 	}
 	return current, latest, nil
 }
@@ -213,21 +229,32 @@ func versions(ctx context.Context, db interface {
 }
 
 // explain puts an error of connecting in one line that says what to do.
-func explain(err error, c *pgx.ConnConfig) error {
+func (s *server) explain(err error) error {
+	c := s.pool.ConnConfig
 	at := net.JoinHostPort(c.Host, fmt.Sprint(c.Port))
-	var refused *pgconn.ConnectError
-	var netErr *net.OpError
+	var unfit fitness
+	var failed *pgconn.ConnectError
+	var refusal *pgconn.PgError
+	var netErr net.Error // also those of looking up a host, and of a deadline
 	switch {
+	case errors.As(err, &unfit):
+		return unfit
 	case isCode(err, invalidPassword, invalidAuth):
 		return fmt.Errorf("PostgreSQL at %s does not let in user %q: check user and password in DATABASE_URL", at, c.User)
 	case isCode(err, noSuchDatabase):
 		return fmt.Errorf("PostgreSQL at %s has no database %q: create it (createdb %[2]s) or correct DATABASE_URL", at, c.Database)
 	case isCode(err, noPrivilege):
 		return fmt.Errorf("user %q lacks a right in database %q at %s: %w", c.User, c.Database, at, err)
-	case errors.As(err, &refused), errors.As(err, &netErr), errors.Is(err, context.DeadlineExceeded):
+	case isCode(err, tooManyConnections):
+		return fmt.Errorf("PostgreSQL at %s has no connection left: raise max_connections, or lower pool_max_conns in DATABASE_URL (%w)", at, oneLine(err))
+	case !errors.As(err, &failed):
+		return err
+	case errors.As(err, &refusal): // by PostgreSQL, or a pooler before it
+		return fmt.Errorf("PostgreSQL at %s refuses the connection: %w", at, refusal)
+	case errors.As(err, &netErr):
 		return fmt.Errorf("PostgreSQL at %s can't be reached: is it running, and is DATABASE_URL right? (%w)", at, oneLine(err))
 	}
-	return err
+	return fmt.Errorf("what answers at %s does not speak as PostgreSQL does: is DATABASE_URL right? (%w)", at, oneLine(err))
 }
 
 // oneLine returns the innermost cause of a failed connection. pgx lists every
@@ -247,10 +274,18 @@ func oneLine(err error) error {
 	return err
 }
 
-// Ping returns nil if the database answers.
-func (db *DB) Ping(ctx context.Context) error {
-	if err := db.pool.Ping(ctx); err != nil {
-		return fmt.Errorf("postgres: %w", oneLine(err))
+// Ready returns nil if a request can be answered. It does what a request does:
+// it finds keys, counts under the names of the last statement that failed, if
+// any, and commits something that PostgreSQL and its standbys write to disk.
+func (db *DB) Ready(ctx context.Context) error {
+	if _, err := db.keysByHash(ctx, nil); err != nil {
+		return fmt.Errorf("postgres: find keys: %w", oneLine(err))
+	}
+	if err := db.counts.Check(ctx); err != nil {
+		return oneLine(err)
+	}
+	if _, err := db.pool.Exec(ctx, `SELECT pg_logical_emit_message(true, 'helloapi', 'ready')`); err != nil {
+		return fmt.Errorf("postgres: commit: %w", oneLine(err))
 	}
 	return nil
 }
@@ -269,17 +304,4 @@ func (db *DB) Close() error {
 // and of usage.
 func (db *DB) Stats() map[string]groupcommit.Stats {
 	return map[string]groupcommit.Stats{"greetings": db.counts.Stats(), "keys": db.finds.Stats(), "usage": db.used.Stats()}
-}
-
-func isCode(err error, codes ...string) bool {
-	var e *pgconn.PgError
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, c := range codes {
-		if e.Code == c {
-			return true
-		}
-	}
-	return false
 }

@@ -55,13 +55,9 @@ func missingRights(tables map[string]bool) error {
 // the database at url, which must have the present schema. Only the owner of
 // the tables can. It takes no right away.
 func Grant(ctx context.Context, url, role string) error {
-	cfg, err := parse(url)
+	server, conn, err := connect(ctx, url)
 	if err != nil {
 		return err
-	}
-	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
-	if err != nil {
-		return explain(err, cfg.ConnConfig)
 	}
 	defer conn.Close(ctx)
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
@@ -83,7 +79,7 @@ func Grant(ctx context.Context, url, role string) error {
 	if isCode(err, undefinedObject) {
 		return fmt.Errorf("there is no role %q in PostgreSQL: deploy/postgres/roles.sql makes it", role)
 	} else if err != nil {
-		return fmt.Errorf("grant the role %q what serving needs: %w", role, explain(err, cfg.ConnConfig))
+		return fmt.Errorf("grant the role %q what serving needs: %w", role, server.explain(err))
 	}
 	return nil
 }

@@ -21,15 +21,31 @@ func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.Usage
 			texts[j] = append(texts[j], v)
 		}
 	}
-	_, err := db.pool.Exec(ctx, `
-		INSERT INTO usage AS u (charged, key_id, day, writer, key_name, customer_id, plan, timezone)
-		SELECT n, k, d::date, w, name, customer, plan, zone
-		FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
-			AS t (n, k, d, w, name, customer, plan, zone)
-		ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = greatest(u.charged, excluded.charged)`,
-		charged, texts[0], texts[1], texts[2], texts[3], texts[4], texts[5], texts[6])
+	// Rows that somebody else holds are left out, so that they stop no others.
+	var written int64
+	err := retry(ctx, func() error {
+		tag, err := db.pool.Exec(ctx, `
+			WITH t AS (
+				SELECT n, k, d::date AS d, w, name, customer, plan, zone
+				FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[])
+					AS t (n, k, d, w, name, customer, plan, zone)
+			), free AS (
+				SELECT k, d, w FROM usage JOIN t ON key_id = k AND day = d AND writer = w FOR NO KEY UPDATE OF usage SKIP LOCKED
+			)
+			INSERT INTO usage AS u (charged, key_id, day, writer, key_name, customer_id, plan, timezone)
+			SELECT n, k, d, w, name, customer, plan, zone FROM t
+			WHERE (k, d, w) IN (SELECT k, d, w FROM free)
+				OR NOT EXISTS (SELECT FROM usage WHERE key_id = k AND day = d AND writer = w)
+			ON CONFLICT (key_id, day, writer) DO UPDATE SET charged = greatest(u.charged, excluded.charged)`,
+			charged, texts[0], texts[1], texts[2], texts[3], texts[4], texts[5], texts[6])
+		written = tag.RowsAffected()
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("postgres: record usage: %w", err)
+		return fmt.Errorf("postgres: record usage: %w", db.noticed(err))
+	}
+	if left := int64(len(rows)) - written; left > 0 {
+		return fmt.Errorf("postgres: record usage: %d of %d rows are locked by somebody else (pg_stat_activity says who)", left, len(rows))
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ func (db *DB) Greet(ctx context.Context, name string) (int64, error) {
 }
 
 // writeGreetings implements groupcommit.Write.
-func (db *DB) writeGreetings(ctx context.Context, names []string, by []int64) (map[string]int64, error) {
+func (db *DB) writeGreetings(ctx context.Context, names []string, by []int64, _ bool) (map[string]int64, error) {
 	counts := make(map[string]int64, len(names))
 	err := db.inTx(ctx, func(tx *sql.Tx) error {
 		upsert := tx.StmtContext(ctx, db.upsert)
@@ -48,7 +48,7 @@ func (db *DB) writeGreetings(ctx context.Context, names []string, by []int64) (m
 
 // TopGreetings implements hello.Counts.
 func (db *DB) TopGreetings(ctx context.Context, n int) ([]hello.Count, error) {
-	rows, err := db.read.QueryContext(ctx, `SELECT name, count FROM greetings ORDER BY count DESC, name LIMIT ?`, n)
+	rows, err := db.read.QueryContext(ctx, `SELECT name, count FROM greetings WHERE count <> 0 ORDER BY count DESC, name LIMIT ?`, n)
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: list greetings: %w", err)
 	}

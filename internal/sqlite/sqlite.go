@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -38,6 +39,7 @@ type DB struct {
 	counts *groupcommit.Counter
 	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
 	used   *groupcommit.Batcher[meter.UsageQuery, int64]
+	ready  *groupcommit.Batcher[struct{}, struct{}]
 }
 
 // Open opens the file at path, which must be there and have the present
@@ -145,9 +147,10 @@ func (db *DB) prepare(ctx context.Context) (_ *DB, err error) {
 		return nil, errors.Join(db.explain(err), db.Close())
 	}
 	cfg := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: flushTimeout}
-	db.counts = groupcommit.NewCounter(cfg, db.writeGreetings)
+	db.counts = groupcommit.NewCounter(cfg, 1, db.writeGreetings)
 	db.finds = groupcommit.New(cfg, db.findKeys)
 	db.used = groupcommit.New(cfg, db.sumUsage)
+	db.ready = groupcommit.New(cfg, db.checkReady)
 	return db, nil
 }
 
@@ -217,12 +220,28 @@ func (db *DB) versions(ctx context.Context) (current, latest int64, err error) {
 // Path returns the path of the file, with symbolic links resolved.
 func (db *DB) Path() string { return db.path }
 
-// Ping returns nil if the database answers.
-func (db *DB) Ping(ctx context.Context) error {
-	if _, err := db.read.ExecContext(ctx, "SELECT 1"); err != nil {
-		return db.explain(err)
+// Ready returns nil if a request can be answered. It does what a request does:
+// it finds keys, counts under the names of the last transaction that failed, if
+// any, and commits a change. Concurrent calls share that.
+func (db *DB) Ready(ctx context.Context) error {
+	_, err := db.ready.Do(ctx, struct{}{})
+	return err
+}
+
+func (db *DB) checkReady(ctx context.Context, calls []*groupcommit.Call[struct{}, struct{}]) {
+	err := db.counts.Check(ctx)
+	if err == nil {
+		_, err = db.read.ExecContext(ctx, `SELECT 1 FROM api_key_values LIMIT 1`)
 	}
-	return nil
+	if err == nil {
+		// A number that nobody reads. What does not differ would not be written.
+		_, err = db.write.ExecContext(ctx, fmt.Sprintf(`PRAGMA user_version = %d`, rand.Int32()))
+	}
+	for _, c := range calls {
+		if err != nil {
+			c.Err = db.explain(err)
+		}
+	}
 }
 
 // Close answers what is under way, then closes the file.
@@ -231,6 +250,7 @@ func (db *DB) Close() error {
 		db.counts.Close()
 		db.finds.Close()
 		db.used.Close()
+		db.ready.Close()
 	}
 	err := errors.Join(db.read.Close(), db.write.Close())
 	if db.lock != nil {

@@ -1,0 +1,292 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"helloapi/internal/apikey"
+	"helloapi/internal/backendtest"
+	"helloapi/internal/meter"
+	"helloapi/internal/plan"
+	"helloapi/internal/postgres"
+)
+
+func open(t testing.TB, url string) *postgres.DB {
+	t.Helper()
+	db, err := postgres.Open(t.Context(), url, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// setDefault sets a default of the database at u, for sessions from then on.
+func setDefault(t testing.TB, u, name, value string) {
+	t.Helper()
+	database := regexp.MustCompile(`helloapi_test_\w+`).FindString(u)
+	backendtest.Exec(t, os.Getenv("TEST_DATABASE_URL"), fmt.Sprintf("ALTER DATABASE %s SET %s = '%s'", database, name, value))
+}
+
+// What the database has as defaults changes nothing for its greetings.
+func TestSettings(t *testing.T) {
+	t.Parallel()
+	url := backendtest.EmptyPostgres(t)
+	backendtest.Exec(t, url, `CREATE SCHEMA other`)
+	for name, value := range map[string]string{
+		"default_transaction_isolation": "serializable",
+		"default_transaction_read_only": "on",
+		"synchronous_commit":            "off",
+		"lock_timeout":                  "1h",
+		"statement_timeout":             "1h",
+		"search_path":                   "nowhere",
+		"client_encoding":               "LATIN1",
+		"datestyle":                     "SQL, DMY",
+		"timezone":                      "Etc/GMT-14",
+		"idle_session_timeout":          "100",
+	} {
+		setDefault(t, url, name, value)
+	}
+	if _, err := postgres.Migrate(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	setDefault(t, url, "search_path", "other") // changed later
+
+	const names, rounds = 20, 20
+	var wg sync.WaitGroup
+	for range 2 {
+		db := open(t, url)
+		if err := db.Ready(t.Context()); err != nil {
+			t.Errorf("not ready: %v", err)
+		}
+		for i := range names * rounds {
+			wg.Go(func() {
+				if _, err := db.Greet(t.Context(), fmt.Sprint("жук", i%names)); err != nil {
+					t.Errorf("Greet: %v", err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	db := open(t, url)
+	if n, err := db.Greet(t.Context(), "жук0"); n != 2*rounds+1 || err != nil {
+		t.Errorf("Greet = %d, %v; want %d", n, err, 2*rounds+1)
+	}
+	v := apikey.Generate()
+	k, err := db.CreateKey(t.Context(), apikey.Key{Name: "a", Plan: &plan.Plan{Name: "free"}, Enabled: true}, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	today := plan.DateOf(time.Now().UTC())
+	if err := db.GrantUnits(t.Context(), k.ID, plan.Grant{Date: today, Units: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := db.Find(t.Context(), v.Hash()); err != nil || len(found.Grants) != 1 || found.Grants[0].Date != today {
+		t.Errorf("Find = %+v, %v; want a grant of today", found, err)
+	}
+	for setting, want := range map[string]string{
+		"synchronous_commit": "on", "transaction_isolation": "read committed", "search_path": "public",
+		"lock_timeout": "2s", "statement_timeout": "5s",
+	} {
+		if got := db.Setting(t, setting); got != want {
+			t.Errorf("%s is %s, want %s", setting, got, want)
+		}
+	}
+	setDefault(t, url, "synchronous_commit", "remote_apply") // promises more
+	if got := open(t, url).Setting(t, "synchronous_commit"); got != "remote_apply" {
+		t.Errorf("synchronous_commit is %s, want remote_apply", got)
+	}
+}
+
+// A schema of one's own is found, wherever the search path leads.
+func TestSchemaOfOnesOwn(t *testing.T) {
+	t.Parallel()
+	u := backendtest.EmptyPostgres(t)
+	backendtest.Exec(t, u, `CREATE SCHEMA "Our tables"`)
+	inURL := u + "&search_path=" + url.PathEscape(`"Our tables"`) // a + is no space here
+	if _, err := postgres.Migrate(t.Context(), inURL); err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range []string{inURL, u} {
+		if _, err := open(t, u).Greet(t.Context(), "a"); err != nil {
+			t.Error(err)
+		}
+	}
+	if applied, err := postgres.Migrate(t.Context(), u); err != nil || len(applied) > 0 {
+		t.Errorf("migrated again: %v, %v", applied, err)
+	}
+}
+
+func TestEncoding(t *testing.T) {
+	t.Parallel()
+	u := backendtest.EncodedPostgres(t, "LATIN1")
+	_, err := postgres.Migrate(t.Context(), u)
+	_, openErr := postgres.Open(t.Context(), u, slog.New(slog.DiscardHandler))
+	for _, err := range []error{err, openErr} {
+		if err == nil || !strings.Contains(err.Error(), "has the encoding LATIN1") || !strings.Contains(err.Error(), "createdb -E UTF8") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// A row that somebody holds stops nobody who greets another name, whether it
+// is there or comes with the other's transaction.
+func TestHeldRow(t *testing.T) {
+	t.Parallel()
+	for name, stmt := range map[string]string{
+		"update": `UPDATE greetings SET count = count + 0 WHERE name LIKE 'held%'`,
+		"insert": `INSERT INTO greetings SELECT 'held' || i, 100 FROM generate_series(50, 99) i`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := backendtest.Postgres(t)
+			backendtest.Exec(t, url, `INSERT INTO greetings SELECT name || i, 0 FROM unnest(ARRAY['held', 'free']) name, generate_series(0, 49) i`)
+			db, other := open(t, url), open(t, url) // another replica never gets the name
+			tx, err := backendtest.SQL(t, url).Begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Rollback()
+			if _, err := tx.Exec(stmt); err != nil {
+				t.Fatal(err)
+			}
+			first := map[string]int{"update": 0, "insert": 50}[name]
+			ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
+			defer stop()
+			var wg sync.WaitGroup
+			var held, free sync.Map
+			for i := range 10 { // who greet held names, again and again
+				wg.Go(func() {
+					for ctx.Err() == nil {
+						began := time.Now()
+						_, err := db.Greet(t.Context(), fmt.Sprint("held", first+i%5))
+						held.Store(fmt.Sprint(err), true)
+						if d := time.Since(began); err == nil || d > 5*time.Second {
+							t.Errorf("a held name: %v after %v", err, d)
+						}
+					}
+				})
+			}
+			for i := range 40 {
+				db := db
+				if i%4 == 0 {
+					db = other
+				}
+				wg.Go(func() {
+					for n := 0; ctx.Err() == nil; n++ {
+						began := time.Now()
+						name := fmt.Sprint("free", i)
+						if n%2 == 1 {
+							name = fmt.Sprint("new", i, "-", n) // has no row
+						}
+						if _, err := db.Greet(t.Context(), name); err != nil {
+							t.Errorf("another name: %v", err)
+						}
+						d := time.Since(began)
+						if d > time.Second {
+							t.Errorf("another name waited %v", d)
+						}
+						free.Store(fmt.Sprint(i, n), d)
+					}
+				})
+			}
+			wg.Wait()
+			var longest time.Duration
+			n := 0
+			for _, d := range free.Range {
+				longest, n = max(longest, d.(time.Duration)), n+1
+			}
+			t.Logf("%d greetings of other names, the slowest took %v", n, longest)
+			held.Range(func(err, _ any) bool {
+				t.Log("a held name:", err)
+				return true
+			})
+			// It is nobody's fault but the holder's.
+			if err := db.Ready(t.Context()); err != nil {
+				t.Errorf("not ready: %v", err)
+			}
+			if err := tx.Rollback(); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := db.Greet(t.Context(), fmt.Sprint("held", first)); n != 1 || err != nil {
+				t.Errorf("when it is free: %d, %v; want 1", n, err)
+			}
+		})
+	}
+}
+
+// A row of the ledger that somebody holds keeps no other from being written.
+func TestHeldUsage(t *testing.T) {
+	t.Parallel()
+	url := backendtest.Postgres(t)
+	db := open(t, url)
+	day := plan.DateOf(time.Now().UTC())
+	write := func(charged int64) error {
+		var rows []meter.UsageRow
+		for i := range 5 {
+			rows = append(rows, meter.UsageRow{Slot: meter.Slot{KeyID: fmt.Sprint("key", i), Date: day}, Charged: charged})
+		}
+		return db.RecordUsage(t.Context(), "me", rows)
+	}
+	if err := write(1); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := backendtest.SQL(t, url).Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`SELECT FROM usage WHERE key_id = 'key3' FOR UPDATE`); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := write(2); err == nil || !strings.Contains(err.Error(), "1 of 5 rows are locked") {
+		t.Errorf("while a row is held: %v", err)
+	}
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("it took %v", d)
+	}
+	sum := func() (n int) {
+		if err := backendtest.SQL(t, url).QueryRow(`SELECT sum(charged) FROM usage`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := sum(); n != 9 {
+		t.Errorf("%d units are written, want 9: all but one", n)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(2); err != nil || sum() != 10 {
+		t.Errorf("afterwards %d units, %v; want 10", sum(), err)
+	}
+}
+
+// A transaction that lost to another is repeated.
+func TestConflict(t *testing.T) {
+	t.Parallel()
+	url := backendtest.Postgres(t)
+	backendtest.Exec(t, url, `CREATE SEQUENCE tries`)
+	for code, want := range map[string]bool{"40001": true, "40P01": true, "40002": true, "40003": false} {
+		backendtest.Exec(t, url, `CREATE OR REPLACE FUNCTION lose() RETURNS trigger LANGUAGE plpgsql AS $$
+			BEGIN
+				IF nextval('tries') % 3 <> 0 THEN RAISE EXCEPTION 'lost' USING ERRCODE = '`+code+`'; END IF;
+				RETURN NEW;
+			END $$`)
+		backendtest.Exec(t, url, `CREATE OR REPLACE TRIGGER lose BEFORE INSERT ON greetings FOR EACH ROW EXECUTE FUNCTION lose()`)
+		backendtest.Exec(t, url, `SELECT setval('tries', 3)`)
+		n, err := open(t, url).Greet(t.Context(), code)
+		if (err == nil) != want || want && n != 1 {
+			t.Errorf("%s: %d, %v", code, n, err)
+		}
+	}
+}
