@@ -104,13 +104,13 @@ plans:
 		}
 
 		// Concealed: how to come by a value instead. It works when pasted.
-		must(t, url, "keys", "delete", "it's $HOME")
+		must(t, url, "keys", "delete", "--yes", "it's $HOME")
 		out, _, err = helloapi(t, env, "apply", "-f", file, "--conceal")
 		if err != nil || keyValue.MatchString(out) || !strings.Contains(out, `  helloapi keys rotate 'it'\''s $HOME'`+"\n") {
 			t.Errorf("concealed: %v\n%s", err, out)
 		}
 		// In a file, which can be imported.
-		must(t, url, "keys", "delete", "ann")
+		must(t, url, "keys", "delete", "ann", "--yes")
 		keysFile := filepath.Join(t.TempDir(), "keys.csv")
 		out, _, err = helloapi(t, env, "apply", "-f", file, "--keys-file", keysFile)
 		if err != nil || keyValue.MatchString(out) || !strings.Contains(out, keysFile) {
@@ -128,7 +128,7 @@ plans:
 		if err != nil || len(rows) != 2 || rows[1][0] != "ann" || rows[1][1][:8] != listKeys(t, url)["ann"].ValuePrefix {
 			t.Errorf("the file of keys: %v, %q", err, rows)
 		}
-		must(t, url, "keys", "delete", "ann")
+		must(t, url, "keys", "delete", "ann", "--yes")
 		refused(t, env, []string{"apply", "-f", file, "--keys-file", keysFile}, "is there already", "nothing was changed")
 		if _, ok := listKeys(t, url)["ann"]; ok {
 			t.Error("a key was made though its value could not be written")
@@ -138,7 +138,7 @@ plans:
 		}
 
 		var shown applied
-		must(t, url, "keys", "delete", "ann")
+		must(t, url, "keys", "delete", "ann", "--yes")
 		out, _, err = helloapi(t, env, "apply", "-f", file, "-o", "json")
 		if err := errors.Join(err, json.Unmarshal([]byte(out), &shown)); err != nil {
 			t.Fatal(err)
@@ -147,7 +147,7 @@ plans:
 			!cmp.Equal(shown.Changes, []planfile.Line{{Op: "add", Kind: "key", Name: "ann", Text: "on plan gold"}}) {
 			t.Errorf("as JSON: %+v, %v", shown, err)
 		}
-		must(t, url, "keys", "delete", "ann")
+		must(t, url, "keys", "delete", "ann", "--yes")
 		if out, _, err = helloapi(t, env, "apply", "-f", file, "-o", "json", "--conceal"); err != nil || keyValue.MatchString(out) {
 			t.Errorf("as JSON, concealed: %v\n%s", err, out)
 		}

@@ -95,12 +95,13 @@ func (c *certsRenewCmd) Run(p *program) error {
 
 type certsForgetCmd struct {
 	database
-	Yes bool `help:"Do it: what is dropped can't be brought back."`
+	confirmation
 }
 
 func (c *certsForgetCmd) Run(p *program) error {
-	if !c.Yes {
-		return errors.New("this drops all certificates and accounts for good, and CAs limit how many are ordered: stop all replicas, then give --yes")
+	const what = "Drop all certificates and accounts for good. CAs limit how many are ordered: stop all replicas first."
+	if ok, err := c.confirm(p, what); !ok {
+		return err
 	}
 	return c.use(p, func(db backend.Database) error {
 		n, err := db.Certs().Forget(p.ctx)

@@ -46,6 +46,7 @@ func (c *greetingsTopCmd) Run(p *program) error {
 
 type greetingsDeleteCmd struct {
 	database
+	confirmation
 	Name string `arg:"" help:"The name, as it is greeted."`
 }
 
@@ -55,6 +56,9 @@ func (c *greetingsDeleteCmd) Run(p *program) error {
 		return err
 	}
 	return c.use(p, func(db backend.Database) error {
+		if ok, err := c.confirm(p, fmt.Sprintf("Delete the name %q and its count for good.", name)); !ok {
+			return err
+		}
 		if err := db.DeleteGreeting(p.ctx, name); errors.Is(err, hello.ErrNotGreeted) {
 			return fmt.Errorf("nobody named %q was greeted", name)
 		} else if err != nil {

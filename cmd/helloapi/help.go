@@ -29,21 +29,45 @@ helloapi import greetings counts.csv --replace --name-attribute who --count-attr
 helloapi keys create brooks --plan free
 helloapi keys create brooks --plan paid --expires 30d --customer-id 4711
 helloapi keys create brooks --plan paid --value-file - < value.txt`,
-	"keys list":        `helloapi keys list`,
-	"keys show":        `helloapi keys show brooks`,
-	"keys rotate":      `helloapi keys rotate brooks --grace 24h`,
-	"keys enable":      `helloapi keys enable brooks`,
-	"keys disable":     `helloapi keys disable brooks`,
-	"keys delete":      `helloapi keys delete brooks`,
-	"plans list":       `helloapi plans list -o json`,
-	"plans show":       `helloapi plans show free`,
-	"usage show":       `helloapi usage show --key brooks --since 2030-01-01 --until 2030-01-31 --format csv`,
-	"usage grant":      `helloapi usage grant brooks 100`,
-	"greetings top":    `helloapi greetings top -n 20`,
-	"greetings delete": `helloapi greetings delete brooks`,
-	"certs list":       `helloapi certs list`,
-	"certs renew":      `helloapi certs renew api.example.com`,
-	"certs forget":     `helloapi certs forget --yes`,
+	"keys list": `
+helloapi keys list --plan free --status ok
+helloapi keys list --expiring 7d
+helloapi keys list --search brooks`,
+	"keys show":  `helloapi keys show brooks`,
+	"keys which": `helloapi keys which < value.txt`,
+	"keys update": `
+helloapi keys update brooks --plan paid
+helloapi keys update brooks --expires never --customer-id 4711`,
+	"keys rotate": `
+helloapi keys rotate brooks --grace 24h
+helloapi keys rotate brooks --yes`,
+	"keys enable":  `helloapi keys enable brooks`,
+	"keys disable": `helloapi keys disable brooks`,
+	"keys delete": `
+helloapi keys delete brooks --dry-run
+helloapi keys delete brooks --yes`,
+	"plans list": `helloapi plans list -o json`,
+	"plans show": `helloapi plans show free`,
+	"plans create": `
+helloapi plans create gold --limit 100000 --period MONTH --timezone Europe/Berlin --rate 50
+helloapi plans create internal`,
+	"plans update": `
+helloapi plans update gold --limit 200000
+helloapi plans update gold --no-throttle --yes`,
+	"plans delete": `helloapi plans delete gold --yes`,
+	"usage show": `
+helloapi usage show
+helloapi usage show --near 80
+helloapi usage show brooks --since 2030-01-01 --until 2030-01-31
+helloapi usage show --by month --format csv`,
+	"usage grant":         `helloapi usage grant brooks 100 --note outage`,
+	"usage grants list":   `helloapi usage grants list brooks`,
+	"usage grants revoke": `helloapi usage grants revoke 7 --yes`,
+	"greetings top":       `helloapi greetings top -n 20`,
+	"greetings delete":    `helloapi greetings delete brooks --yes`,
+	"certs list":          `helloapi certs list`,
+	"certs renew":         `helloapi certs renew api.example.com`,
+	"certs forget":        `helloapi certs forget --yes`,
 	"invoke": `
 HELLOAPI_KEY=$(cat key.txt) helloapi invoke --name brooks
 helloapi invoke --name brooks --url https://api.example.com < key.txt`,

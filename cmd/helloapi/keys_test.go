@@ -120,7 +120,7 @@ func testChanges(t *testing.T, url string, procs []*process, disturb func()) {
 	}
 	everywhere("create with a value that was tried", later, http.StatusBadRequest)
 	disturb()
-	must(t, url, "keys", "delete", "later")
+	must(t, url, "keys", "delete", "later", "--yes")
 	everywhere("delete", later, http.StatusForbidden)
 }
 

@@ -19,9 +19,9 @@ type commands struct {
 	Migrate     migrateCmd     `cmd:"" help:"Bring the database to this program's schema."`
 	Apply       applyCmd       `cmd:"" help:"Make plans and keys as a plans file or a serverless.yml says."`
 	Import      importCmd      `cmd:"" help:"Take keys and counts along from another system."`
-	Keys        keysCmd        `cmd:"" help:"Create, list, show, rotate, enable, disable and delete API keys."`
-	Plans       plansCmd       `cmd:"" help:"List and show usage plans."`
-	Usage       usageCmd       `cmd:"" help:"Show what keys used, and grant more."`
+	Keys        keysCmd        `cmd:"" help:"Create, list, show, find, change, rotate and delete API keys."`
+	Plans       plansCmd       `cmd:"" help:"List, show, create, change and delete usage plans."`
+	Usage       usageCmd       `cmd:"" help:"Show what keys used, by window, day or month; grant more."`
 	Greetings   greetingsCmd   `cmd:"" help:"List the names that were greeted most, and delete one."`
 	Certs       certsCmd       `cmd:"" help:"List TLS certificates, and have them renewed."`
 	Invoke      invokeCmd      `cmd:"" help:"Call GET /hello. The key comes from $$HELLOAPI_KEY or standard input."`

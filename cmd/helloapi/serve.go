@@ -252,7 +252,7 @@ func plansByName(ctx context.Context, plans plan.Plans) (map[string]plan.Plan, e
 	all, err := plans.Plans(ctx)
 	byName := make(map[string]plan.Plan, len(all))
 	for _, p := range all {
-		byName[p.Name] = p
+		byName[p.Name] = p.Plan
 	}
 	return byName, err
 }

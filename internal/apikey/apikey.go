@@ -21,6 +21,7 @@ type Key struct {
 	CustomerID  string
 	CreatedAt   time.Time
 	ExpiresAt   time.Time // the zero time: never
+	MadeBy      string    // the file that did, "" for none
 	Grants      []plan.Grant
 
 	Values []StoredValue // the newest first; only as Keys.Key returns it
@@ -47,12 +48,29 @@ func (k *Key) Refusal(now time.Time) string {
 	return ""
 }
 
+// A KeyUpdate is what is to change of a key. What is nil stays as it is.
+type KeyUpdate struct {
+	Plan        *string
+	Description *string
+	CustomerID  *string
+	ExpiresAt   *time.Time // the zero time: never
+}
+
+// A StoredGrant is units that a key was granted beyond its quota.
+type StoredGrant struct {
+	ID    int64
+	KeyID string
+	plan.Grant
+	CreatedAt time.Time
+}
+
 // What the stores below answer if not with an error of their own.
 var (
 	ErrUnknown     = errors.New("no such API key")
 	ErrNameTaken   = errors.New("an API key of that name exists")
 	ErrValueTaken  = errors.New("another API key has that value")
 	ErrUnknownPlan = errors.New("no such plan")
+	ErrNoGrant     = errors.New("no such grant")
 )
 
 // A Finder finds the key that a value opens. It is safe for concurrent use.
@@ -79,6 +97,9 @@ type Keys interface {
 	// Key returns one key, with its values.
 	Key(ctx context.Context, ref string) (Key, error)
 
+	// UpdateKey changes what is known of a key. It fails with ErrUnknownPlan.
+	UpdateKey(ctx context.Context, ref string, u KeyUpdate) error
+
 	// EnableKey sets whether a key may call.
 	EnableKey(ctx context.Context, ref string, enabled bool) error
 
@@ -88,6 +109,13 @@ type Keys interface {
 
 	// GrantUnits gives the key of an ID units beyond its quota.
 	GrantUnits(ctx context.Context, id string, g plan.Grant) error
+
+	// Grants returns the grants to the key of an ID, or to all (""), the newest
+	// first.
+	Grants(ctx context.Context, id string) ([]StoredGrant, error)
+
+	// RevokeGrant removes a grant, or fails with ErrNoGrant.
+	RevokeGrant(ctx context.Context, id int64) error
 
 	// DeleteKey removes a key and what its values open. A key that is created
 	// with its name later is another one.

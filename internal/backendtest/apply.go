@@ -109,7 +109,7 @@ plans:
 		if !k.ExpiresAt.Equal(want.ExpiresAt) || time.Since(k.CreatedAt) > time.Minute || k.ID == "" {
 			t.Errorf("key %q: %+v", want.Name, k)
 		}
-		want.ID, want.CreatedAt, want.ExpiresAt, want.Display = k.ID, k.CreatedAt, k.ExpiresAt, k.Display
+		want.ID, want.CreatedAt, want.ExpiresAt, want.Display, want.MadeBy = k.ID, k.CreatedAt, k.ExpiresAt, k.Display, "name:shop"
 		if diff := cmp.Diff(want, k); diff != "" {
 			t.Errorf("key %q (-want +got)\n%s", want.Name, diff)
 		}

@@ -32,6 +32,7 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"FindConcurrently":  testFindConcurrently,
 		"KeyRefusals":       testKeyRefusals,
 		"EnableKey":         testEnableKey,
+		"UpdateKey":         testUpdateKey,
 		"RotateKey":         testRotateKey,
 		"DeleteKey":         testDeleteKey,
 		"Watch":             testWatch,
@@ -387,6 +388,52 @@ func testEnableKey(t *testing.T, url string) {
 		if err := db.DeleteKey(t.Context(), ref); !errors.Is(err, apikey.ErrUnknown) {
 			t.Errorf("DeleteKey(%q): %v, want ErrUnknown", ref, err)
 		}
+	}
+}
+
+func testUpdateKey(t *testing.T, url string) {
+	db := open(t, url)
+	k, v := newKey(t, db, "a")
+	other, _ := newKey(t, db, "b")
+	text := func(s string) *string { return &s }
+	expires := time.Now().Add(time.Hour).UTC().Truncate(time.Millisecond)
+	want := k
+	for i, test := range []struct {
+		update apikey.KeyUpdate
+		expect func()
+	}{
+		{apikey.KeyUpdate{Plan: text("paid")}, func() {}},
+		{apikey.KeyUpdate{Description: text("d")}, func() { want.Description = "d" }},
+		{apikey.KeyUpdate{CustomerID: text("c")}, func() { want.CustomerID = "c" }},
+		{apikey.KeyUpdate{ExpiresAt: &expires}, func() { want.ExpiresAt = expires }},
+		{apikey.KeyUpdate{}, func() {}},
+		{apikey.KeyUpdate{Description: text(""), ExpiresAt: new(time.Time)}, func() { want.Description, want.ExpiresAt = "", time.Time{} }},
+	} {
+		if err := db.UpdateKey(t.Context(), []string{"a", k.ID}[i%2], test.update); err != nil {
+			t.Fatal(err)
+		}
+		test.expect()
+		got, _ := find(t, db, v)
+		if got.Plan == nil || got.Plan.Name != "paid" {
+			t.Errorf("after update %d: plan %+v", i, got.Plan)
+		}
+		want.Plan = got.Plan
+		if diff := cmp.Diff(want, *got); diff != "" {
+			t.Errorf("after update %d (-want +got):\n%s", i, diff)
+		}
+	}
+	if err := db.UpdateKey(t.Context(), "a", apikey.KeyUpdate{Plan: text("gold")}); !errors.Is(err, apikey.ErrUnknownPlan) {
+		t.Errorf("UpdateKey to no plan: %v, want ErrUnknownPlan", err)
+	}
+	if err := db.UpdateKey(t.Context(), "nobody", apikey.KeyUpdate{Plan: text("free")}); !errors.Is(err, apikey.ErrUnknown) {
+		t.Errorf("UpdateKey of no key: %v, want ErrUnknown", err)
+	}
+	if got, err := db.Key(t.Context(), "b"); err != nil || got.ID != other.ID || got.Plan.Name != "free" || got.CustomerID != "" {
+		t.Errorf("another key became %+v, %v", got, err)
+	}
+	Exec(t, url, `UPDATE api_keys SET made_by = 'shop' WHERE name = 'a'`)
+	if got, err := db.Key(t.Context(), "a"); err != nil || got.MadeBy != "shop" {
+		t.Errorf("a key that a file made: %+v, %v", got, err)
 	}
 }
 
@@ -784,6 +831,26 @@ func testGrants(t *testing.T, url string) {
 	if err := db.GrantUnits(t.Context(), "nobody", plan.Grant{Date: today, Units: 5}); !errors.Is(err, apikey.ErrUnknown) {
 		t.Errorf("GrantUnits to no key: %v, want ErrUnknown", err)
 	}
+	other, _ := newKey(t, db, "b")
+	if err := db.GrantUnits(t.Context(), other.ID, plan.Grant{Date: today, Units: 1, Note: "sorry"}); err != nil {
+		t.Fatal(err)
+	}
+	all, err := db.Grants(t.Context(), "")
+	if err != nil || len(all) != 4 || all[0].KeyID != other.ID || all[0].Note != "sorry" || all[3].Units != 5 || time.Since(all[0].CreatedAt).Abs() > time.Minute {
+		t.Fatalf("Grants = %+v, %v", all, err)
+	}
+	if of, err := db.Grants(t.Context(), other.ID); err != nil || !cmp.Equal(all[:1], of) {
+		t.Errorf("Grants of one key = %+v, %v", of, err)
+	}
+	if err := db.RevokeGrant(t.Context(), all[3].ID); err != nil {
+		t.Fatal(err)
+	}
+	if found, _ := find(t, db, v); len(found.Grants) != 1 || found.Grants[0].Units != 7 {
+		t.Errorf("after one was revoked: %+v", found.Grants)
+	}
+	if err := db.RevokeGrant(t.Context(), all[3].ID); !errors.Is(err, apikey.ErrNoGrant) {
+		t.Errorf("RevokeGrant again: %v, want ErrNoGrant", err)
+	}
 	if err := db.DeleteKey(t.Context(), "a"); err != nil {
 		t.Errorf("delete a key with grants: %v", err)
 	}
@@ -797,14 +864,17 @@ func testPlans(t *testing.T, url string) {
 	for _, p := range []plan.Plan{none, throttle, quota} {
 		AddPlan(t, url, p)
 	}
+	Exec(t, url, `UPDATE plans SET made_by = 'shop' WHERE name = 'b throttle'`)
 	got, err := db.Plans(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []plan.Plan{
-		quota, throttle, none,
-		{Name: "free", Quota: &plan.Quota{Limit: 5, Period: plan.Day, Timezone: "UTC"}, Throttle: &plan.Throttle{Rate: 5, Burst: 5}},
-		{Name: "paid", Quota: &plan.Quota{Limit: 5000, Period: plan.Day, Timezone: "UTC"}, Throttle: &plan.Throttle{Rate: 100, Burst: 200}},
+	want := []plan.Stored{
+		{Plan: quota},
+		{Plan: throttle, MadeBy: "shop"},
+		{Plan: none},
+		{Plan: plan.Plan{Name: "free", Quota: &plan.Quota{Limit: 5, Period: plan.Day, Timezone: "UTC"}, Throttle: &plan.Throttle{Rate: 5, Burst: 5}}},
+		{Plan: plan.Plan{Name: "paid", Quota: &plan.Quota{Limit: 5000, Period: plan.Day, Timezone: "UTC"}, Throttle: &plan.Throttle{Rate: 100, Burst: 200}}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Plans (-want +got):\n%s", diff)

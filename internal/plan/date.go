@@ -38,6 +38,7 @@ func (q Quota) Dates(w Window) (first, next Date, err error) {
 type Grant struct {
 	Date  Date
 	Units int64
+	Note  string // why, for people; not where limits are decided
 }
 
 // Granted adds up the grants for a window of the quota.
@@ -70,6 +71,12 @@ func (d Date) AddDays(n int) Date {
 	return dateOf(t.AddDate(0, 0, n)).date()
 }
 
+// Month returns the month of d, as 2006-01.
+func (d Date) Month() string { return string(d[:len("2006-01")]) }
+
+// FirstOfMonth returns the first day of d's month.
+func (d Date) FirstOfMonth() Date { return Date(d.Month() + "-01") }
+
 // Next returns the day after d.
 func (d Date) Next() Date { return d.AddDays(1) }
 
@@ -85,7 +92,7 @@ func ParseGrants(s string) ([]Grant, error) {
 		if err != nil {
 			return nil, fmt.Errorf("grant %q: %w", g, err)
 		}
-		grants = append(grants, Grant{Date(day), n})
+		grants = append(grants, Grant{Date: Date(day), Units: n})
 	}
 	return grants, nil
 }

@@ -14,7 +14,13 @@ import (
 // Plans lists the usage plans.
 type Plans interface {
 	// Plans returns every plan, sorted by name.
-	Plans(ctx context.Context) ([]Plan, error)
+	Plans(ctx context.Context) ([]Stored, error)
+}
+
+// A Stored plan is one in a database.
+type Stored struct {
+	Plan
+	MadeBy string `json:"madeBy,omitempty"` // the file that did, "" for none
 }
 
 // A Plan is a named pair of limits, either of which may be absent.

@@ -15,7 +15,7 @@ import (
 
 // keyColumns is what scanKey reads, of k, v and p.
 const keyColumns = `
-	k.id, coalesce(k.name, ''), v.prefix, k.enabled, k.description, k.customer_id, k.created_at,
+	k.id, coalesce(k.name, ''), v.prefix, k.enabled, k.description, k.customer_id, k.created_at, coalesce(k.made_by, ''),
 	least(k.expires_at, v.expires_at),
 	(SELECT string_agg(g.day || ' ' || g.units, ',') FROM grants g WHERE g.key_id = k.id AND g.day > current_date - 40),
 	` + plan.Columns
@@ -27,7 +27,7 @@ func scanKey(row pgx.Row, more ...any) (*apikey.Key, error) {
 		grants  *string
 		p       plan.Row
 	)
-	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &k.CreatedAt, &expires, &grants)
+	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &k.CreatedAt, &k.MadeBy, &expires, &grants)
 	if err := row.Scan(append(dest, p.Dest()...)...); err != nil {
 		return nil, err
 	}
@@ -187,6 +187,22 @@ func (db *DB) Key(ctx context.Context, ref string) (apikey.Key, error) {
 		newest.Values = append(newest.Values, k.Values...)
 	}
 	return *newest, nil
+}
+
+// UpdateKey implements apikey.Keys.
+func (db *DB) UpdateKey(ctx context.Context, ref string, u apikey.KeyUpdate) error {
+	var expires *time.Time
+	if u.ExpiresAt != nil {
+		expires = nullTime(*u.ExpiresAt)
+	}
+	tag, err := db.pool.Exec(ctx, `
+		UPDATE api_keys SET plan = coalesce($2, plan), description = coalesce($3, description),
+			customer_id = coalesce($4, customer_id), expires_at = CASE WHEN $5 THEN $6 ELSE expires_at END
+		WHERE id = `+idOf, ref, u.Plan, u.Description, u.CustomerID, u.ExpiresAt != nil, expires)
+	if isCode(err, foreignKeyViolation) {
+		return apikey.ErrUnknownPlan
+	}
+	return known(tag, err)
 }
 
 // EnableKey implements apikey.Keys.

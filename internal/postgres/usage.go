@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/meter"
 	"helloapi/internal/plan"
@@ -128,6 +129,32 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 // GrantUnits implements apikey.Keys.
 func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) error {
 	return known(db.pool.Exec(ctx, `
-		INSERT INTO grants (key_id, day, units) SELECT id, $2::text::date, $3 FROM api_keys WHERE id = $1`,
-		keyID, string(g.Date), g.Units))
+		INSERT INTO grants (key_id, day, units, note) SELECT id, $2::text::date, $3, $4 FROM api_keys WHERE id = $1`,
+		keyID, string(g.Date), g.Units, g.Note))
+}
+
+// Grants implements apikey.Keys.
+func (db *DB) Grants(ctx context.Context, keyID string) ([]apikey.StoredGrant, error) {
+	rows, err := db.pool.Query(ctx, `
+		SELECT id, key_id, day::text, units, note, created_at FROM grants WHERE $1 = '' OR key_id = $1 ORDER BY id DESC`, keyID)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: list grants: %w", err)
+	}
+	grants, err := pgx.CollectRows(rows, pgx.RowToStructByPos[apikey.StoredGrant])
+	if err != nil {
+		return nil, fmt.Errorf("postgres: list grants: %w", err)
+	}
+	return grants, nil
+}
+
+// RevokeGrant implements apikey.Keys.
+func (db *DB) RevokeGrant(ctx context.Context, id int64) error {
+	tag, err := db.pool.Exec(ctx, `DELETE FROM grants WHERE id = $1`, id)
+	if err != nil {
+		return fmt.Errorf("postgres: revoke grant: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return apikey.ErrNoGrant
+	}
+	return nil
 }

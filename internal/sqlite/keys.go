@@ -17,7 +17,7 @@ import (
 
 // keyColumns is what scanKey reads, of k, v and p.
 const keyColumns = `
-	k.id, coalesce(k.name, ''), v.prefix, k.enabled, k.description, k.customer_id, k.created_at,
+	k.id, coalesce(k.name, ''), v.prefix, k.enabled, k.description, k.customer_id, k.created_at, coalesce(k.made_by, ''),
 	CASE WHEN v.expires_at IS NULL OR k.expires_at < v.expires_at THEN k.expires_at ELSE v.expires_at END,
 	(SELECT group_concat(g.day || ' ' || g.units) FROM grants g WHERE g.key_id = k.id AND g.day > date('now', '-40 days')),
 	` + plan.Columns
@@ -30,7 +30,7 @@ func scanKey(scan func(...any) error, more ...any) (*apikey.Key, error) {
 		grants  sql.NullString
 		p       plan.Row
 	)
-	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &created, &expires, &grants)
+	dest := append(more, &k.ID, &k.Name, &k.Display, &k.Enabled, &k.Description, &k.CustomerID, &created, &k.MadeBy, &expires, &grants)
 	if err := scan(append(dest, p.Dest()...)...); err != nil {
 		return nil, err
 	}
@@ -203,6 +203,22 @@ func (db *DB) key(ctx context.Context, ref string) (apikey.Key, error) {
 	}
 	key.Values = values
 	return *key, nil
+}
+
+// UpdateKey implements apikey.Keys.
+func (db *DB) UpdateKey(ctx context.Context, ref string, u apikey.KeyUpdate) error {
+	var expires sql.NullInt64
+	if u.ExpiresAt != nil {
+		expires = nullMillis(*u.ExpiresAt)
+	}
+	n, err := changed(db.write.ExecContext(ctx, `
+		UPDATE api_keys SET plan = coalesce(?2, plan), description = coalesce(?3, description),
+			customer_id = coalesce(?4, customer_id), expires_at = CASE WHEN ?5 THEN ?6 ELSE expires_at END
+		WHERE id = `+idOf, ref, u.Plan, u.Description, u.CustomerID, u.ExpiresAt != nil, expires))
+	if isCode(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) {
+		return apikey.ErrUnknownPlan
+	}
+	return known(n, err)
 }
 
 // EnableKey implements apikey.Keys.

@@ -8,19 +8,20 @@ import (
 )
 
 // Plans implements plan.Plans.
-func (db *DB) Plans(ctx context.Context) ([]plan.Plan, error) {
-	rows, err := db.read.QueryContext(ctx, `SELECT `+plan.Columns+` FROM plans p ORDER BY p.name`)
+func (db *DB) Plans(ctx context.Context) ([]plan.Stored, error) {
+	rows, err := db.read.QueryContext(ctx, `SELECT coalesce(p.made_by, ''), `+plan.Columns+` FROM plans p ORDER BY p.name`)
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: list plans: %w", err)
 	}
 	defer rows.Close()
-	var plans []plan.Plan
+	var plans []plan.Stored
 	for rows.Next() {
 		var row plan.Row
-		if err := rows.Scan(row.Dest()...); err != nil {
+		var madeBy string
+		if err := rows.Scan(append([]any{&madeBy}, row.Dest()...)...); err != nil {
 			return nil, fmt.Errorf("sqlite: list plans: %w", err)
 		}
-		plans = append(plans, *row.Plan())
+		plans = append(plans, plan.Stored{Plan: *row.Plan(), MadeBy: madeBy})
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("sqlite: list plans: %w", err)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"time"
 
+	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/meter"
 	"helloapi/internal/plan"
@@ -108,6 +110,42 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 // GrantUnits implements apikey.Keys.
 func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) error {
 	return known(changed(db.write.ExecContext(ctx, `
-		INSERT INTO grants (key_id, day, units) SELECT id, ?2, ?3 FROM api_keys WHERE id = ?1`,
-		keyID, string(g.Date), g.Units)))
+		INSERT INTO grants (key_id, day, units, note) SELECT id, ?2, ?3, ?4 FROM api_keys WHERE id = ?1`,
+		keyID, string(g.Date), g.Units, g.Note)))
+}
+
+// Grants implements apikey.Keys.
+func (db *DB) Grants(ctx context.Context, keyID string) ([]apikey.StoredGrant, error) {
+	rows, err := db.read.QueryContext(ctx, `
+		SELECT id, key_id, day, units, note, created_at FROM grants WHERE ?1 = '' OR key_id = ?1 ORDER BY id DESC`, keyID)
+	if err != nil {
+		return nil, fmt.Errorf("sqlite: list grants: %w", err)
+	}
+	defer rows.Close()
+	var grants []apikey.StoredGrant
+	for rows.Next() {
+		var g apikey.StoredGrant
+		var created int64
+		if err := rows.Scan(&g.ID, &g.KeyID, &g.Date, &g.Units, &g.Note, &created); err != nil {
+			return nil, fmt.Errorf("sqlite: list grants: %w", err)
+		}
+		g.CreatedAt = time.UnixMilli(created)
+		grants = append(grants, g)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("sqlite: list grants: %w", err)
+	}
+	return grants, nil
+}
+
+// RevokeGrant implements apikey.Keys.
+func (db *DB) RevokeGrant(ctx context.Context, id int64) error {
+	n, err := changed(db.write.ExecContext(ctx, `DELETE FROM grants WHERE id = ?`, id))
+	if err != nil {
+		return fmt.Errorf("sqlite: revoke grant: %w", err)
+	}
+	if n == 0 {
+		return apikey.ErrNoGrant
+	}
+	return nil
 }

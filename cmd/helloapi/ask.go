@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+)
+
+// confirmation are the flags of the commands that remove or replace something
+// for good. They ask on a terminal, and take --yes elsewhere.
+type confirmation struct {
+	Yes    bool `short:"y" help:"Do it without asking."`
+	DryRun bool `help:"Say what would be done, and change nothing."`
+}
+
+// errNotConfirmed ends a command that a person decided against.
+var errNotConfirmed = errors.New("nothing was changed")
+
+// confirm says what is going to be done and reports whether to do it. An error
+// says that a person is against it, or that there is none to ask.
+func (c confirmation) confirm(p *program, what string) (bool, error) {
+	if c.DryRun {
+		_, err := fmt.Fprintln(p.stdout, what, "Nothing was changed (--dry-run).")
+		return false, err
+	}
+	if c.Yes {
+		return true, nil
+	}
+	if !isTerminal(p.stdin) {
+		return false, fmt.Errorf("%s Nobody can be asked here: give --yes to do it, or --dry-run to look", what)
+	}
+	fmt.Fprint(p.stderr, what, " Continue? [y/N] ")
+	line, err := p.readLine()
+	if err != nil {
+		return false, err
+	}
+	switch strings.ToLower(strings.TrimSpace(line)) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, errNotConfirmed
+}
+
+func isTerminal(f any) bool {
+	file, ok := f.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// readLine reads a line that a person types, and ends at the first Ctrl-C.
+func (p *program) readLine() (string, error) {
+	return p.await(func() (string, error) {
+		line, err := bufio.NewReader(p.stdin).ReadString('\n')
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return line, err
+	})
+}
+
+// readSecret reads a line of standard input: typed by a person it is asked for,
+// and not shown.
+func (p *program) readSecret(prompt string) (string, error) {
+	file, ok := p.stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		b, err := io.ReadAll(io.LimitReader(p.stdin, 4096))
+		return strings.TrimRight(string(b), "\r\n"), err
+	}
+	fd := int(file.Fd())
+	state, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	fmt.Fprint(p.stderr, prompt)
+	defer fmt.Fprintln(p.stderr) // the line's end was not shown either
+	secret, err := p.await(func() (string, error) {
+		b, err := term.ReadPassword(fd)
+		return string(b), err
+	})
+	if p.ctx.Err() != nil {
+		_ = term.Restore(fd, state) // it is still being read
+	}
+	return secret, err
+}
+
+// await returns what read does, or the end of the program's context if that is
+// earlier: a terminal can't be told to stop waiting.
+func (p *program) await(read func() (string, error)) (string, error) {
+	type result struct {
+		text string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := read()
+		done <- result{text, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-p.ctx.Done():
+		return "", errors.New("interrupted; nothing was changed")
+	}
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"helloapi/internal/backendtest"
+)
+
+// terminal opens a terminal of 80 columns: what a person types into, and what a
+// program has as its standard input.
+func terminal(t testing.TB) (person, program *os.File) {
+	t.Helper()
+	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { person.Close() })
+	fd := int(person.Fd())
+	if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	n, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
+		t.Fatal(err)
+	}
+	program, err = os.OpenFile(fmt.Sprint("/dev/pts/", n), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { program.Close() })
+	return person, program
+}
+
+// onTerminal runs a command for a person who types text, and returns what they
+// see and what goes to standard error.
+func onTerminal(t testing.TB, url, text string, args ...string) (seen, stderr string, err error) {
+	t.Helper()
+	person, program := terminal(t)
+	out := new(backendtest.Buffer)
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := person.Read(b)
+			if err != nil {
+				return
+			}
+			_, _ = out.Write(b[:n])
+		}
+	}()
+	errOut := new(backendtest.Buffer)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- run(t.Context(), args, func(k string) string { return map[string]string{"DATABASE_URL": url}[k] }, program, program, errOut)
+	}()
+	if text != "" {
+		// A person types when asked.
+		waitFor(t, "a question", func() bool {
+			return strings.HasSuffix(errOut.String(), ": ") || strings.HasSuffix(errOut.String(), "[y/N] ")
+		})
+		if _, err := person.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err = <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("helloapi %q did not end:\n%s%s", args, out, errOut)
+	}
+	fmt.Fprint(program, "\x00") // what was written before has been read then
+	waitFor(t, "the output", func() bool { return strings.HasSuffix(out.String(), "\x00") })
+	return strings.TrimSuffix(out.String(), "\x00"), errOut.String(), err
+}
+
+// What removes or replaces something for good asks a person, and takes --yes
+// where there is none.
+func TestConfirmation(t *testing.T) {
+	t.Parallel()
+	onBoth(t, func(t *testing.T, url string) {
+		env := map[string]string{"DATABASE_URL": url}
+		must(t, url, "plans", "create", "gold", "--rate", "5")
+		must(t, url, "keys", "create", "brooks", "--plan", "gold", "--customer-id", "4711")
+		must(t, url, "keys", "create", "eve", "--plan", "free")
+		eve := keyOf(t, url, "eve").ID
+		brooks := keyOf(t, url, "brooks").ID
+		today := time.Now().UTC().Format(time.DateOnly)
+		backendtest.Exec(t, url, `INSERT INTO usage (key_id, day, writer, charged) VALUES ($1, $2, 'w1', 7), ($3, $4, 'w1', 3)`, brooks, today, eve, today)
+		backendtest.Exec(t, url, `INSERT INTO greetings (name, count) VALUES ('ann', 1)`)
+		must(t, url, "usage", "grant", "eve", "2")
+		var grant int
+		if err := backendtest.SQL(t, url).QueryRow(`SELECT id FROM grants`).Scan(&grant); err != nil {
+			t.Fatal(err)
+		}
+		exists := func(query string) func() bool {
+			return func() bool {
+				var n int
+				if err := backendtest.SQL(t, url).QueryRow(`SELECT count(*) FROM ` + query).Scan(&n); err != nil {
+					t.Fatal(err)
+				}
+				return n == 1
+			}
+		}
+		for i, test := range []struct {
+			args      []string
+			question  string
+			untouched func() bool
+		}{
+			{[]string{"usage", "grants", "revoke", fmt.Sprint(grant)}, `2 requests for key "eve"`, exists(`grants`)},
+			{[]string{"usage", "grant", "eve", "6"}, `its quota itself is 5 a day`, exists(`(SELECT 1) AS one WHERE NOT EXISTS (SELECT * FROM grants)`)},
+			{[]string{"keys", "rotate", "brooks"}, `It had 7 requests in the last 30 days`, exists(`api_key_values WHERE key_id = '` + brooks + `'`)},
+			{[]string{"plans", "update", "gold", "--no-throttle"}, `1 key is on: throttle 5/s, burst 5 -> none`, exists(`plans WHERE name = 'gold' AND throttle_rate = 5`)},
+			{[]string{"keys", "delete", "brooks"}, `(customer 4711, plan gold)`, exists(`api_keys WHERE name = 'brooks'`)},
+			{[]string{"keys", "delete", "eve"}, `Not yet billed: 3 requests in ` + today[:7], exists(`api_keys WHERE name = 'eve'`)},
+			{[]string{"plans", "delete", "gold"}, `throttle none`, exists(`plans WHERE name = 'gold'`)},
+			{[]string{"greetings", "delete", "ann"}, `"ann" and its count`, exists(`greetings WHERE name = 'ann'`)},
+			{[]string{"certs", "forget"}, `CAs limit how many`, func() bool { return true }},
+		} {
+			if _, _, err := helloapi(t, env, test.args...); err == nil || !strings.Contains(err.Error(), test.question) || !strings.Contains(err.Error(), "--yes") || !test.untouched() {
+				t.Errorf("%q without a person: %v, want %q, the way to do it, and no change", test.args, err, test.question)
+			}
+			out, _, err := helloapi(t, env, append(test.args, "--dry-run")...)
+			if err != nil || !strings.Contains(out, test.question) || !test.untouched() {
+				t.Errorf("%q --dry-run: %v, printed %s; want %q and no change", test.args, err, out, test.question)
+			}
+			answer := []string{"n\n", "\n", "\x04"}[i%3] // Ctrl-D
+			if _, stderr, err := onTerminal(t, url, answer, test.args...); err == nil || !strings.Contains(stderr, test.question) || !test.untouched() {
+				t.Errorf("%q and %q: %v, %s; want no change", test.args, answer, err, stderr)
+			}
+			if _, stderr, err := onTerminal(t, url, "y\n", test.args...); err != nil || test.args[0] != "certs" && test.untouched() {
+				t.Errorf("%q and y: %v, %s; want it to be done", test.args, err, stderr)
+			}
+		}
+		// What cuts nobody off is not asked about.
+		must(t, url, "keys", "create", "new", "--plan", "free")
+		must(t, url, "keys", "rotate", "new")
+		must(t, url, "plans", "update", "free", "--no-quota", "--yes")
+	})
+}
+
+// A value that is typed is not shown, and the first Ctrl-C ends it.
+func TestWhichOnTerminal(t *testing.T) {
+	t.Parallel()
+	url := backendtest.SQLite(t)
+	backendtest.Migrate(t, url)
+	value := must(t, url, "keys", "create", "brooks", "--plan", "free")
+	seen, stderr, err := onTerminal(t, url, value+"\n", "keys", "which")
+	if err != nil || !strings.Contains(seen, "brooks") || !strings.Contains(seen, "may call") || strings.Contains(seen+stderr, value) {
+		t.Errorf("keys which: %v, %s%s", err, seen, stderr)
+	}
+	_, program := terminal(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	errOut := new(backendtest.Buffer)
+	go func() {
+		ended <- run(ctx, []string{"keys", "which", "--database-url", url}, func(string) string { return "" }, program, new(bytes.Buffer), errOut)
+	}()
+	waitFor(t, "a question", func() bool { return errOut.String() != "" })
+	interrupt()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "interrupted") {
+			t.Errorf("interrupted: %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("Ctrl-C does not end it")
+	}
+	state, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS)
+	if err != nil || state.Lflag&unix.ECHO == 0 {
+		t.Errorf("the terminal is left without echo: %v", err)
+	}
+}
+
+// A table fits the terminal, whatever is in it.
+func TestTableOnTerminal(t *testing.T) {
+	t.Parallel()
+	url := backendtest.SQLite(t)
+	backendtest.Migrate(t, url)
+	must(t, url, "keys", "create", "brooks", "--plan", "free", "--customer-id", "customer-4711", "--description", strings.Repeat("a long note ", 10))
+	must(t, url, "keys", "create", strings.Repeat("日本語", 20), "--plan", "paid", "--description", "e\u0301te\u0301")
+	for _, args := range [][]string{{"keys", "list"}, {"keys", "show", "brooks"}, {"usage", "show"}, {"plans", "list"}} {
+		seen, _, err := onTerminal(t, url, "", args...)
+		if err != nil {
+			t.Error(err)
+		}
+		for line := range strings.Lines(seen) {
+			if n := displayWidth(strings.TrimRight(line, "\r\n")); n > 80 {
+				t.Errorf("%q prints a line of %d columns:\n%s", args, n, line)
+			}
+		}
+	}
+	if list := must(t, url, "keys", "list"); !strings.Contains(list, strings.Repeat("日本語", 20)) {
+		t.Errorf("cut off where there is no terminal:\n%s", list)
+	}
+	for s, want := range map[string]int{"abc": 3, "日本語": 6, "e\u0301te\u0301": 3, "ｈａ": 4, "한국": 4, "🦊": 2, "a\u200bb": 2, "": 0} {
+		if got := displayWidth(s); got != want {
+			t.Errorf("displayWidth(%q) = %d, want %d", s, got, want)
+		}
+	}
+	var b bytes.Buffer
+	table := newTable(&b, "A", "B", "C")
+	table.width = 18
+	table.row("日本語日本語", "1", "x")
+	if err := table.Flush(); err != nil || b.String() != "A            B   C\n日本語日…    1   x\n" {
+		t.Errorf("%v:\n%s", err, &b)
+	}
+}
