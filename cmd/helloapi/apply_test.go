@@ -360,7 +360,7 @@ func TestImportKeys(t *testing.T) {
 		file := write(t, "keys.csv", "name,key,description,Enabled,usageplanIds\r\n"+
 			"testkey1,"+theirs+",An imported key,TRUE,c7y23b\r\nother,"+others+",,FALSE,x1\r\n")
 		args := []string{"import", "keys", file, "--usage-plan", "c7y23b=free", "--usage-plan", "x1=paid"}
-		const want = "~ key testkey1: description; another value; the present one is refused from now on\n+ key other: on plan paid, disabled\n"
+		const want = "~ key testkey1: description; another value; the current one is refused from now on\n+ key other: on plan paid, disabled\n"
 		if out := must(t, url, append(args, "--dry-run")...); out != want+"1 to add, 1 to change, 0 to remove." {
 			t.Errorf("dry run:\n%s", out)
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,51 +9,48 @@ import (
 	"testing"
 	"unicode/utf16"
 
+	"helloapi/internal/backend"
 	"helloapi/internal/backendtest"
-	"helloapi/internal/hello"
-	"helloapi/internal/plan"
 )
 
 // stored lists the plans, keys and greetings of a database, a line for each.
 // Of a key's value it has what is given, not what is made.
-func stored(t testing.TB, url string) string {
+func stored(t testing.TB, db backend.Database) string {
 	t.Helper()
-	var b strings.Builder
-	var plans []plan.Plan
-	if err := json.Unmarshal([]byte(must(t, url, "plans", "list", "-o", "json")), &plans); err != nil {
+	plans, err := db.Plans(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
+	keys, err := db.Keys(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts, err := db.TopGreetings(t.Context(), 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
 	for _, p := range plans {
-		fmt.Fprintf(&b, "plan %s: %v; %v\n", p.Name, p.Quota, p.Throttle)
+		lines = append(lines, fmt.Sprintf("plan %s: %v; %v\n", p.Name, p.Quota, p.Throttle))
 	}
-	var keys []keyInfo
-	if err := json.Unmarshal([]byte(must(t, url, "keys", "list", "-o", "json")), &keys); err != nil {
-		t.Fatal(err)
-	}
-	lines := make([]string, 0, len(keys))
 	for _, k := range keys {
-		line := fmt.Sprintf("key %s on %s", k.Name, k.Plan)
-		if !strings.HasPrefix(k.ValuePrefix, "hk_") {
-			line += ", value " + k.ValuePrefix
+		line := fmt.Sprintf("key %s on %s", k.Name, k.Plan.Name)
+		if !strings.HasPrefix(k.Display, "hk_") {
+			line += ", value " + k.Display
 		}
-		if k.Status != "ok" {
-			line += ", " + k.Status
+		if !k.Enabled {
+			line += ", disabled"
 		}
 		if k.Description != "" {
 			line += ", " + k.Description
 		}
 		lines = append(lines, line+"\n")
 	}
-	slices.Sort(lines)
-	b.WriteString(strings.Join(lines, ""))
-	var counts []hello.Count
-	if err := json.Unmarshal([]byte(must(t, url, "greetings", "top", "-n", "100", "-o", "json")), &counts); err != nil {
-		t.Fatal(err)
-	}
 	for _, c := range counts {
-		fmt.Fprintf(&b, "%s %d\n", c.Name, c.Count)
+		lines = append(lines, fmt.Sprintf("%s %d\n", c.Name, c.Count))
 	}
-	return b.String()
+	slices.Sort(lines)
+	return strings.Join(lines, "")
 }
 
 // utf16LE is s as Windows saves it.
@@ -289,8 +285,14 @@ func TestFiles(t *testing.T) {
 		dirs[c.name] = dir
 	}
 	onBoth(t, func(t *testing.T, url string) {
-		must(t, url, "plans", "list") // which makes the database
-		empty := stored(t, url)
+		db, err := backend.OpenDatabase(t.Context(), url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		direct := backendtest.SQL(t, url)
+		defer direct.Close()
+		empty := stored(t, db)
 		for _, c := range fileCases {
 			t.Run(c.name, func(t *testing.T) {
 				env := map[string]string{"DATABASE_URL": url}
@@ -308,11 +310,15 @@ func TestFiles(t *testing.T) {
 					return helloapi(t, env, args...)
 				}
 				defer func() {
-					for _, table := range []string{"api_key_values", "api_keys", "greetings", "greeting_imports"} {
-						backendtest.Exec(t, url, "DELETE FROM "+table)
+					for _, stmt := range []string{
+						"DELETE FROM api_key_values", "DELETE FROM api_keys", "DELETE FROM greetings", "DELETE FROM greeting_import_prefixes", "DELETE FROM greeting_imports",
+						"DELETE FROM plans WHERE name NOT IN ('free', 'paid')",
+						"UPDATE plans SET quota_limit = 5, throttle_rate = 5, throttle_burst = 5, made_by = NULL, owner = NULL WHERE name = 'free'",
+					} {
+						if _, err := direct.Exec(stmt); err != nil {
+							t.Error(err)
+						}
 					}
-					backendtest.Exec(t, url, "DELETE FROM plans WHERE name NOT IN ('free', 'paid')")
-					backendtest.Exec(t, url, "UPDATE plans SET quota_limit = 5, throttle_rate = 5, throttle_burst = 5, made_by = NULL, owner = NULL WHERE name = 'free'")
 				}()
 				last := len(c.run) - 1
 				for i, line := range c.run {
@@ -339,7 +345,7 @@ func TestFiles(t *testing.T) {
 				sorted := func(s string) string {
 					return strings.Join(slices.Sorted(strings.Lines(s)), "")
 				}
-				if got := sorted(stored(t, url)); got != sorted(want) {
+				if got := stored(t, db); got != sorted(want) {
 					t.Errorf("stored\n%s\nwant\n%s", got, sorted(want))
 				}
 				if c.fails == "" && !strings.HasPrefix(c.run[last], "import greetings") {

@@ -106,6 +106,7 @@ type differ struct {
 	keys    map[string]StoredKey      // by name
 	openers map[apikey.Hash]StoredKey // by what opens them, or did
 	dropped map[string]bool           // IDs of keys
+	matched map[string]Place          // IDs of keys, to where the file lists them
 }
 
 // Diff returns what makes the state agree with f. What a file does not say of
@@ -113,7 +114,7 @@ type differ struct {
 func (f *File) Diff(s State, opts ApplyOptions, now time.Time) (Changes, error) {
 	d := &differ{
 		file: f, opts: opts, now: now,
-		plans: map[string]StoredPlan{}, keys: map[string]StoredKey{}, openers: map[apikey.Hash]StoredKey{}, dropped: map[string]bool{},
+		plans: map[string]StoredPlan{}, keys: map[string]StoredKey{}, openers: map[apikey.Hash]StoredKey{}, dropped: map[string]bool{}, matched: map[string]Place{},
 	}
 	for _, p := range s.Plans {
 		d.plans[p.Name] = p
@@ -190,7 +191,7 @@ func (d *differ) plan(p Plan) {
 		return
 	}
 	wanted := StoredPlan{Plan: p.Plan, MadeBy: d.maker(old.MadeBy), Owner: cmp.Or(old.Owner, d.file.Source)}
-	same := quotaEqual(old.Quota, p.Quota) && throttleEqual(old.Throttle, p.Throttle)
+	same := limits(old.Plan) == limits(p.Plan) // which have every setting
 	if !same {
 		change := arrow(limits(old.Plan), limits(p.Plan))
 		if d.foreign(old.Owner) {
@@ -236,51 +237,24 @@ func lost(from, to plan.Plan) string {
 }
 
 func limits(p plan.Plan) string {
-	switch {
-	case p.Quota == nil && p.Throttle == nil:
+	if p.Quota == nil && p.Throttle == nil {
 		return "no limits"
-	case p.Quota == nil:
-		return "no quota; " + p.Throttle.String()
-	case p.Throttle == nil:
-		return p.Quota.String() + "; no throttle"
 	}
-	return p.Quota.String() + "; " + p.Throttle.String()
-}
-
-func quotaEqual(a, b *plan.Quota) bool {
-	if a == nil || b == nil {
-		return a == b
+	quota, throttle := "no quota", "no throttle"
+	if p.Quota != nil {
+		quota = p.Quota.String()
 	}
-	x, y := *a, *b
-	for _, q := range []*plan.Quota{&x, &y} {
-		if q.Timezone == "" {
-			q.Timezone = "UTC"
-		}
+	if p.Throttle != nil {
+		throttle = p.Throttle.String()
 	}
-	return x == y
-}
-
-func throttleEqual(a, b *plan.Throttle) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	return *a == *b
+	return quota + "; " + throttle
 }
 
 func arrow(from, to string) string { return from + " → " + to }
 
 // label is what people know a key by.
 func label(k StoredKey) string {
-	if k.Name != "" {
-		return k.Name
-	}
-	if k.ID != "" {
-		return k.ID
-	}
-	if len(k.Values) > 0 {
-		return k.Values[0].Display + "… (no name)"
-	}
-	return "(no name)"
+	return cmp.Or(k.Name, k.ID, k.Values[0].Display+"… (no name)")
 }
 
 // find returns the key that k is: the one of its name, or else the one that its
@@ -345,17 +319,24 @@ func (d *differ) key(k Key) {
 		}
 	}
 	if found {
+		if at, twice := d.matched[old.ID]; twice {
+			if len(d.mistakes.list) == 0 { // else that may be known
+				d.add(k.Place, "this is the same key as on %s: one has its name, the other its value", at)
+			}
+			return
+		}
+		d.matched[old.ID] = k.Place
 		d.changeKey(k, old, hash)
 		return
 	}
 	added := StoredKey{Name: k.Name, Plan: k.Plan, Enabled: true, MadeBy: d.file.Source}
 	k.set(&added)
 	v := NewValue{Made: k.Value == nil}
-	if v.Made {
-		v.Value = apikey.Generate()
-	} else {
-		v.Value = *k.Value
+	if k.Value == nil {
+		generated := apikey.Generate()
+		k.Value = &generated
 	}
+	v.Value = *k.Value
 	added.Values = []StoredValue{{Hash: v.Value.Hash(), Display: v.Value.Display()}}
 	v.Key = added
 	d.AddKeys = append(d.AddKeys, v)
@@ -390,28 +371,17 @@ func (d *differ) changeKey(k Key, old StoredKey, hash apikey.Hash) {
 	wanted := old
 	k.set(&wanted)
 	var texts []string
-	if old.Name != wanted.Name {
-		texts = append(texts, "named "+wanted.Name)
-	}
-	if old.Plan != wanted.Plan {
-		from := old.Plan
-		if from == "" {
-			from = "none"
+	differs := func(same bool, text string) {
+		if !same {
+			texts = append(texts, text)
 		}
-		texts = append(texts, "plan "+arrow(from, wanted.Plan))
 	}
-	if old.Enabled != wanted.Enabled {
-		texts = append(texts, map[bool]string{true: "enabled", false: "disabled"}[wanted.Enabled])
-	}
-	if old.Description != wanted.Description {
-		texts = append(texts, "description")
-	}
-	if old.CustomerID != wanted.CustomerID {
-		texts = append(texts, "customer id")
-	}
-	if !old.ExpiresAt.Equal(wanted.ExpiresAt) {
-		texts = append(texts, "expires "+wanted.ExpiresAt.UTC().Format(time.RFC3339))
-	}
+	differs(old.Name == wanted.Name, "named "+wanted.Name)
+	differs(old.Plan == wanted.Plan, "plan "+arrow(cmp.Or(old.Plan, "none"), wanted.Plan))
+	differs(old.Enabled == wanted.Enabled, map[bool]string{true: "enabled", false: "disabled"}[wanted.Enabled])
+	differs(old.Description == wanted.Description, "description")
+	differs(old.CustomerID == wanted.CustomerID, "customer id")
+	differs(old.ExpiresAt.Equal(wanted.ExpiresAt), "expires "+wanted.ExpiresAt.UTC().Format(time.RFC3339))
 	wanted.MadeBy = d.maker(old.MadeBy)
 	if len(texts) > 0 || wanted.MadeBy != old.MadeBy {
 		d.PutKeys = append(d.PutKeys, wanted)
@@ -421,7 +391,7 @@ func (d *differ) changeKey(k Key, old StoredKey, hash apikey.Hash) {
 		switch {
 		case i < 0:
 			d.SetValues = append(d.SetValues, NewValue{Key: wanted, Value: *k.Value})
-			texts = append(texts, "another value; the present one is refused from now on")
+			texts = append(texts, "another value; the current one is refused from now on")
 		case !old.Values[i].ExpiresAt.IsZero() && !d.now.Before(old.Values[i].ExpiresAt):
 			d.notice("%s: the value of key %q here no longer opens it, since the key was rotated: write the new value, or none", d.at(k.Place), label(old))
 		}
@@ -443,10 +413,7 @@ func (d *differ) changeKey(k Key, old StoredKey, hash apikey.Hash) {
 
 // gone finds the keys that earlier versions of the file made and this one does
 // not have. It returns those that go.
-func (d *differ) gone(keys []StoredKey) []StoredKey {
-	if d.file.Source == "" || d.file.KeysOnly {
-		return nil
-	}
+func (d *differ) gone(keys []StoredKey) (gone []StoredKey) {
 	names, ids := map[string]bool{}, map[string]bool{}
 	for _, k := range d.file.Keys {
 		if names[k.Name] = true; k.Value != nil {
@@ -455,19 +422,17 @@ func (d *differ) gone(keys []StoredKey) []StoredKey {
 			}
 		}
 	}
-	var gone []StoredKey
 	for _, k := range keys {
 		if k.MadeBy == d.file.Source && (k.Name == "" || !names[k.Name]) && !ids[k.ID] {
 			gone = append(gone, k)
 		}
 	}
 	slices.SortFunc(gone, func(a, b StoredKey) int { return strings.Compare(label(a), label(b)) })
-	if !d.opts.Prune {
-		labels := make([]string, len(gone))
-		for i, k := range gone {
-			labels[i] = label(k)
-		}
-		d.leftBehind("key", "keys", labels)
+	var labels []string
+	for _, k := range gone {
+		labels = append(labels, label(k))
+	}
+	if !d.prune("keys", labels) {
 		return nil
 	}
 	for _, k := range gone {
@@ -478,39 +443,29 @@ func (d *differ) gone(keys []StoredKey) []StoredKey {
 }
 
 func (d *differ) gonePlans(plans []StoredPlan) {
-	if d.file.Source == "" || d.file.KeysOnly {
-		return
-	}
-	listed := map[string]bool{}
-	for _, p := range d.file.Plans {
-		listed[p.Name] = true
-	}
 	var gone []string
 	for _, p := range plans {
-		if p.MadeBy == d.file.Source && !listed[p.Name] {
+		if p.MadeBy == d.file.Source && !slices.ContainsFunc(d.file.Plans, func(l Plan) bool { return l.Name == p.Name }) {
 			gone = append(gone, p.Name)
 		}
 	}
-	if !d.opts.Prune {
-		d.leftBehind("plan", "plans", gone)
-		return
-	}
-	for _, name := range gone {
-		d.DropPlans = append(d.DropPlans, name)
-		d.line("remove", "plan", name, "")
+	if d.prune("plans", gone) {
+		for _, name := range gone {
+			d.DropPlans = append(d.DropPlans, name)
+			d.line("remove", "plan", name, "")
+		}
 	}
 }
 
-// leftBehind says what --prune would remove.
-func (d *differ) leftBehind(one, many string, names []string) {
-	what := many
-	switch n := len(names); {
-	case n == 0:
-		return
-	case n == 1:
-		what = one
-	case n > 10:
+// prune reports whether what the file no longer has is to be removed. If not,
+// it says that it is still there.
+func (d *differ) prune(what string, names []string) bool {
+	if d.file.Source == "" || d.file.KeysOnly || d.opts.Prune || len(names) == 0 {
+		return d.file.Source != "" && !d.file.KeysOnly && d.opts.Prune
+	}
+	if n := len(names); n > 10 {
 		names = append(names[:10:10], fmt.Sprintf("and %d more", n-10))
 	}
-	d.notice("%s: left as they are, though the file has them no more: %s %s; --prune removes them", d.file.Name, what, strings.Join(names, ", "))
+	d.notice("%s: the file no longer has these %s, and they stay: %s; --prune removes them", d.file.Name, what, strings.Join(names, ", "))
+	return false
 }

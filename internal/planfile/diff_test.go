@@ -100,8 +100,9 @@ name: shop
 			"change key bob: disabled; description; customer id; expires 2030-12-31T00:00:00Z",
 		},
 		{"another plan", edit("      - ann\n", "", "    keys:\n      - value", "    keys:\n      - ann\n      - value"), false, "change key ann: plan free → paid"},
-		{"another value", edit(valueA, "a-new-value-0123456789"), false, "change key bob: another value; the present one is refused from now on"},
-		{"a value for a generated one", edit("- ann", "- {name: ann, value: a-new-value-0123456789}"), false, "change key ann: another value; the present one is refused from now on"},
+		{"a key twice, by name and by value", edit("- ann", "- {value: value-b-0123456789-0123456789}", "- value: "+valueB, "- hand\n      - value: by-hand-0123456789-0123456789"), false, "error f:13: this is the same key as on line 12"},
+		{"another value", edit(valueA, "a-new-value-0123456789"), false, "change key bob: another value; the current one is refused from now on"},
+		{"a value for a generated one", edit("- ann", "- {name: ann, value: a-new-value-0123456789}"), false, "change key ann: another value; the current one is refused from now on"},
 		{"a key made by hand", edit("- ann", "- ann\n      - hand"), true, "change key hand: plan hand → free"},
 		{"a plan made by hand", before + "  hand: {}\n", true, ""},
 		{
@@ -110,7 +111,7 @@ name: shop
 		},
 
 		// A renamed key is another one.
-		{"renamed", edit("- ann", "- eve"), false, "note f: left as they are, though the file has them no more: key ann; --prune removes them\nadd key eve: on plan free"},
+		{"renamed", edit("- ann", "- eve"), false, "note f: the file no longer has these keys, and they stay: ann; --prune removes them\nadd key eve: on plan free"},
 		{"renamed, pruning", edit("- ann", "- eve"), true, "add key eve: on plan free\nremove key ann"},
 		{"renamed with a value, pruning", edit("name: bob", "name: rob"), true, "add key rob: on plan free\nremove key bob"},
 		{"renamed with a value", edit("name: bob", "name: rob"), false, `error f:8: the value of key "rob" opens key "bob" already`},
@@ -120,8 +121,8 @@ name: shop
 
 		{
 			"less", "name: shop\nplans:\n  free: {quota: {limit: 5, period: DAY}}\n", false,
-			"note f: left as they are, though the file has them no more: keys 3, ann, bob; --prune removes them\n" +
-				"note f: left as they are, though the file has them no more: plan paid; --prune removes them",
+			"note f: the file no longer has these keys, and they stay: 3, ann, bob; --prune removes them\n" +
+				"note f: the file no longer has these plans, and they stay: paid; --prune removes them",
 		},
 		{"less, pruning", "name: shop\nplans:\n  free: {quota: {limit: 5, period: DAY}}\n", true, "remove key 3\nremove key ann\nremove key bob\nremove plan paid"},
 		{"another file, pruning", "name: other\nplans:\n  new: {}\n", true, "add plan new: no limits"},
@@ -238,10 +239,10 @@ func TestDiffListing(t *testing.T) {
 		opts       planfile.KeyOptions
 		want       string
 	}{
-		{"by name", "ann," + nobodys + ",", planfile.KeyOptions{}, "change key ann: another value; the present one is refused from now on"},
+		{"by name", "ann," + nobodys + ",", planfile.KeyOptions{}, "change key ann: another value; the current one is refused from now on"},
 		{"a nameless one gets its name", "gateway-made," + valueB + ",", planfile.KeyOptions{}, "change key 3: named gateway-made"},
 		{"another name, the same value", "gateway-made," + valueA + ",", planfile.KeyOptions{}, ""},
-		{"others", "zoe," + nobodys + ",\nann," + nobodys + "-ann,\n,third-value-0123456789,", planfile.KeyOptions{}, "left out zoe\nleft out (no name, line 4)\nchange key ann: another value; the present one is refused from now on"},
+		{"others", "zoe," + nobodys + ",\nann," + nobodys + "-ann,\n,third-value-0123456789,", planfile.KeyOptions{}, "left out zoe\nleft out (no name, line 4)\nchange key ann: another value; the current one is refused from now on"},
 		{"others that are wrong", "zoe,short,\nzoe," + nobodys + ",\nzoe," + nobodys + "-2,\n'bad ,x,", planfile.KeyOptions{}, "left out zoe\nleft out zoe\nleft out zoe\nleft out 'bad"},
 		{"known, and wrong", "zoe,short,\nann,short,", planfile.KeyOptions{}, "error f:3: the key's value can't be used: a value must have 20 to 128 characters; this has 5"},
 		{"known, and twice", "ann," + nobodys + ",\nann," + nobodys + "-2,", planfile.KeyOptions{}, `error f:3: the key "ann" is on line 2 already: a key is known by its name and has one plan`},

@@ -2,6 +2,7 @@ package planfile
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"io"
@@ -36,22 +37,18 @@ type keyReader struct {
 func ReadKeys(name string, data []byte, opts KeyOptions) (*File, error) {
 	m := &mistakes{}
 	d := &keyReader{decoder{mistakes: m, file: &File{Name: name, KeysOnly: true}}, opts}
-	text, err := textfile.Decode(data[:min(len(data), MaxSize)])
+	text, line, err := textfile.Decode(data[:min(len(data), MaxSize)])
 	first, _, _ := bytes.Cut(bytes.TrimSpace(text), []byte("\n"))
 	switch {
 	case len(data) > MaxSize:
 		m.add(Place{Line: 1}, "the file is larger than %d MB: split it", MaxSize>>20)
 	case err != nil:
-		m.add(Place{Line: 1}, "%v", err)
+		m.add(Place{Line: line}, "%v", err)
 	case treePattern.Match(first):
 		r := newResolver(m, Options{}, len(data))
 		r.literal = true
 		r.bounded(func() { d.listing(r, text) })
 	default:
-		if line, ok := badByte(text); ok {
-			m.add(Place{Line: line}, "this is not text in UTF-8: save the file as UTF-8")
-			break
-		}
 		d.csv(text)
 	}
 	if err := m.err(name); err != nil {
@@ -63,17 +60,12 @@ func ReadKeys(name string, data []byte, opts KeyOptions) (*File, error) {
 // treePattern is how JSON and YAML begin.
 var treePattern = regexp.MustCompile(`^(?:[{\[]|- |-$|---|%YAML|[\w$"]+:(?: |\r?$))`)
 
-// columns are those of CSV that are read, and what JSON calls the same.
-var columns = []struct{ csv, json string }{
-	{"name", "name"}, {"key", "value"}, {"description", "description"}, {"enabled", "enabled"}, {"usageplanids", ""}, {"customerid", "customerId"},
-}
-
 const header = "name,key,description,Enabled,usageplanIds"
 
+// csv reads rows, each as a mapping of the columns that are not empty.
 func (d *keyReader) csv(data []byte) {
 	rows := csv.NewReader(bytes.NewReader(data))
 	rows.FieldsPerRecord = -1
-	rows.ReuseRecord = true
 	var names []string // of the columns
 	for {
 		row, err := rows.Read()
@@ -85,25 +77,21 @@ func (d *keyReader) csv(data []byte) {
 			return
 		}
 		line, _ := rows.FieldPos(0)
-		at := Place{Line: line}
+		n := &node{Place: Place{Line: line}, kind: mapping}
 		if names == nil {
-			if names = d.header(at, row); names == nil {
+			if names = d.header(n.Place, row); names == nil {
 				return
 			}
 			continue
 		}
 		if row = joinQuoted(row, len(row)-len(names)); len(row) != len(names) {
-			d.add(at, "the line has %d fields, and the first line names %d: quote those that have a comma", len(row), len(names))
+			d.add(n.Place, "the line has %d fields, and the first line names %d: quote those that have a comma", len(row), len(names))
 			continue
 		}
-		k := Key{Place: at, NewPlan: d.opts.Plan}
-		for i, field := range row {
-			d.field(&k, names[i], strings.TrimSpace(field))
+		for i, s := range row {
+			n.fields = append(n.fields, field{n.Place, names[i], &node{Place: n.Place, kind: text, text: s}})
 		}
-		if k.Value == nil && k.Wrong == "" {
-			k.Wrong = "the key has no value: this file is for the values that customers have"
-		}
-		d.file.Keys = append(d.file.Keys, k)
+		d.key(n)
 	}
 	if names == nil {
 		d.add(Place{Line: 1}, "the file is empty")
@@ -115,30 +103,25 @@ func (d *keyReader) csv(data []byte) {
 func joinQuoted(row []string, more int) []string {
 	for i := range row {
 		if more > 0 && i+more < len(row) && strings.HasPrefix(row[i], "'") && strings.HasSuffix(row[i+more], "'") {
-			return slices.Replace(slices.Clone(row), i, i+more+1, strings.Join(row[i:i+more+1], ","))
+			return slices.Replace(row, i, i+more+1, strings.Join(row[i:i+more+1], ","))
 		}
 	}
 	return row
 }
 
-// header returns the names of the columns, in small letters. Columns that are
-// not known are ignored.
+// header returns the names of the columns, in small letters. What the line says
+// instead is not repeated: it may be a key's value.
 func (d *keyReader) header(at Place, row []string) (names []string) {
+	count := map[string]int{}
 	for _, c := range row {
-		names = append(names, strings.ToLower(strings.TrimSpace(c)))
+		c = strings.ToLower(strings.TrimSpace(c))
+		names = append(names, c)
+		count[c]++
 	}
-	count := func(name string) (n int) {
-		for _, c := range names {
-			if c == name {
-				n++
-			}
-		}
-		return n
-	}
-	switch { // what it says instead is not repeated: it may be a key's value
+	switch {
 	case len(row) == 1 && strings.ContainsAny(row[0], ";\t"):
 		d.add(at, "the columns are separated by semicolons or tabs: save the file with commas; a listing of the gateway's keys must be JSON or YAML (--output json)")
-	case slices.ContainsFunc(columns, func(c struct{ csv, json string }) bool { return count(c.csv) > 1 }), count("name") == 0, count("key") == 0:
+	case count["name"] != 1 || count["key"] != 1 || slices.ContainsFunc(strings.Split(strings.ToLower(header), ","), func(c string) bool { return count[c] > 1 }):
 		d.add(at, "the first line must name the columns, each once and separated by commas: %s; only name and key are needed. A listing of the gateway's keys must be JSON or YAML (--output json)", header)
 	default:
 		return names
@@ -146,43 +129,51 @@ func (d *keyReader) header(at Place, row []string) (names []string) {
 	return nil
 }
 
-// field reads a column of a key.
-func (d *keyReader) field(k *Key, column, s string) {
-	switch {
-	case s == "":
-	case !storable(s):
-		d.add(k.Place, "%s must be text in UTF-8, without NUL characters", column)
-	case column == "name":
-		k.Name = s
-	case column == "key":
-		v, err := apikey.Parse(s)
-		if err != nil {
-			k.Wrong = "the key's value can't be used: " + err.Error()
-			return
+// key reads a key, of which all else than this is ignored.
+func (d *keyReader) key(n *node) {
+	k := Key{Place: n.Place, NewPlan: d.opts.Plan}
+	for _, f := range n.fields {
+		name := strings.ToLower(f.key)
+		if f.value.kind == null || !slices.Contains([]string{"name", "key", "value", "description", "customerid", "enabled", "usageplanids"}, name) {
+			continue
 		}
-		k.Value = &v
-	case column == "description":
-		k.Description = &s
-	case column == "customerid":
-		k.CustomerID = &s
-	case column == "enabled":
-		on := strings.EqualFold(s, "true")
-		if k.Enabled = &on; !on && !strings.EqualFold(s, "false") {
-			k.Wrong = "Enabled must be TRUE or FALSE"
+		s, _ := d.text(f.value, f.key)
+		if s = strings.TrimSpace(s); s == "" {
+			continue
 		}
-	case column == "usageplanids":
-		plans := map[string]bool{}
-		for _, id := range strings.FieldsFunc(s, func(c rune) bool { return strings.ContainsRune(`,; '"[]`, c) }) {
-			name, mapped := d.opts.Plans[id]
-			if k.Plan, k.Mapped = id, mapped; mapped {
-				k.Plan = name
+		switch name {
+		case "name":
+			k.Name = s
+		case "key", "value":
+			v, err := apikey.Parse(s)
+			if k.Value = &v; err != nil {
+				k.Value, k.Wrong = nil, "the key's value can't be used: "+err.Error()
 			}
-			plans[k.Plan] = true
-		}
-		if len(plans) > 1 {
-			k.Wrong = "the key has several usage plans, and here a key has one: leave one of them"
+		case "description":
+			k.Description = &s
+		case "customerid":
+			k.CustomerID = &s
+		case "enabled":
+			on := strings.EqualFold(s, "true")
+			if k.Enabled = &on; !on && !strings.EqualFold(s, "false") {
+				k.Wrong = "Enabled must be TRUE or FALSE"
+			}
+		case "usageplanids":
+			plans := map[string]bool{}
+			for _, id := range strings.FieldsFunc(s, func(c rune) bool { return strings.ContainsRune(`,; '"[]`, c) }) {
+				name, mapped := d.opts.Plans[id]
+				k.Plan, k.Mapped = cmp.Or(name, id), mapped
+				plans[k.Plan] = true
+			}
+			if len(plans) > 1 {
+				k.Wrong = "the key has several usage plans, and here a key has one: leave one of them"
+			}
 		}
 	}
+	if k.Value == nil {
+		k.Wrong = cmp.Or(k.Wrong, "the key has no value: list the keys with --include-values")
+	}
+	d.file.Keys = append(d.file.Keys, k)
 }
 
 // listing reads what the gateway lists: the keys themselves, one of them, or a
@@ -200,36 +191,24 @@ func (d *keyReader) listing(r *resolver, data []byte) {
 	}
 	items := n
 	for _, name := range []string{"_embedded", "items", "item"} {
-		if inner := items.get(name); inner != nil {
-			items = inner
-		}
+		items = cmp.Or(items.get(name), items)
 	}
 	if items.kind == mapping && (items.get("value") != nil || items.get("name") != nil && items.get("id") != nil) {
 		items = &node{kind: list, items: []*node{items}} // a single one
 	}
 	if items.kind != list {
 		d.wrong(n, `there are no keys: this must be what the gateway's get-api-keys --include-values prints, a list "items" of keys`)
-		return
 	}
 	values := 0
 	for _, item := range items.items {
-		k := Key{Place: item.Place, NewPlan: d.opts.Plan}
 		if item.kind != mapping {
 			d.wrong(item, "an item must be a key, with its name and value")
 			continue
 		}
-		for _, c := range columns {
-			if v := item.get(c.json); v != nil && v.kind != null && c.json != "" {
-				s, _ := d.text(v, c.json)
-				d.field(&k, c.csv, strings.TrimSpace(s))
-			}
-		}
 		if v := item.get("value"); v != nil && v.kind != null {
 			values++
-		} else {
-			k.Wrong = "the key has no value: list the keys with --include-values"
 		}
-		d.file.Keys = append(d.file.Keys, k)
+		d.key(item)
 	}
 	if values == 0 && len(items.items) > 0 && len(d.list) == 0 {
 		d.add(n.Place, "no key has a value: list the keys with --include-values")

@@ -54,7 +54,7 @@ key "b" on "paid", if new on "free", value "another-value-0123456789"
 			"bad lines", header + "a,short,,,\nc,,,,\nd,another-value-0123456789,,maybe,\ne,third-value-0123456789,,,\"one,two\"\n",
 			`source 
 key "a" on "", if new on "free", wrong: the key's value can't be used: a value must have 20 to 128 characters; this has 5
-key "c" on "", if new on "free", wrong: the key has no value: this file is for the values that customers have
+key "c" on "", if new on "free", wrong: the key has no value: list the keys with --include-values
 key "d" on "", if new on "free", wrong: Enabled must be TRUE or FALSE, value "another-value-0123456789", enabled false
 key "e" on "two", if new on "free", wrong: the key has several usage plans, and here a key has one: leave one of them, value "third-value-0123456789"
 `,

@@ -101,18 +101,30 @@ type setting struct {
 	set func(*node)
 }
 
+// indent is where settings belong that are often too far to the left.
+var indent = map[string]string{
+	"limit": "quota", "period": "quota", "offset": "quota", "rateLimit": "throttle", "burstLimit": "throttle",
+}
+
 // settings reads a mapping that has these settings and no others. Empty ones,
 // of which all lines are commented out, are like those that are not there.
 func (d *decoder) settings(n *node, what string, known []setting) {
 	for _, f := range n.fields {
 		i := slices.IndexFunc(known, func(s setting) bool { return s.key == f.key })
+		under := indent[f.key]
 		switch {
+		case i < 0 && under != "" && n.has(under):
+			d.add(f.Place, "%s must be indented under %s:", f.key, under)
 		case i < 0:
 			names := make([]string, len(known))
 			for i, s := range known {
 				names[i] = s.key
 			}
-			d.add(f.Place, "%s has no setting %s, only %s", what, settingName(f.key), enumerate(names))
+			more := ""
+			if f.value.kind == mapping && strings.HasPrefix(what, "plan ") {
+				more = "; several plans are a list: - NAME: …"
+			}
+			d.add(f.Place, "%s has no setting %s, only %s%s", what, settingName(f.key), enumerate(names), more)
 		case f.value.kind != null:
 			known[i].set(f.value)
 		}

@@ -194,7 +194,7 @@ func TestReadRefuses(t *testing.T) {
 		{"keys are a mapping", gateway("    apiKeys:\n      free: [bob]\n"), "f:5: apiKeys must be a list"},
 		{"one plan for all without a service", "provider:\n  apiKeys: [a]\n", "f:1: the only usage plan is called SERVICE-STAGE"},
 		{"usagePlan is a text", gateway("    usagePlan: free\n"), "f:4: usagePlan must have quota and throttle"},
-		{"plans are a mapping", gateway("    usagePlan:\n      free: {quota: {limit: 5, period: DAY}}\n"), "f:5: usagePlan has no setting \"free\", only quota and throttle; several plans are a list: - free: …"},
+		{"plans are a mapping", gateway("    usagePlan:\n      free: {quota: {limit: 5, period: DAY}}\n"), "f:5: plan \"s-dev\" has no setting \"free\", only quota and throttle; several plans are a list: - NAME: …"},
 		{"limit beside quota", gateway("    usagePlan:\n      quota:\n      limit: 5\n      period: DAY\n"), "f:6: limit must be indented under quota:\nf:7: period must be indented under quota:"},
 		{"rate beside throttle", gateway("    usagePlan:\n      throttle:\n      rateLimit: 5\n"), "f:6: rateLimit must be indented under throttle:"},
 		{"a zone in serverless.yml", gateway("    usagePlan:\n      quota: {limit: 5, period: DAY, timezone: UTC}\n"), `f:5: quota of plan "s-dev" has no setting "timezone"`},
@@ -285,7 +285,7 @@ custom:
 	}
 	bad := []struct{ text, want string }{
 		{`${env:MISSING}`, "f:5: ${env:MISSING} is not in the environment"},
-		{`${opt:none}`, "f:5: ${opt:none} is not given: add --opt NAME=VALUE"},
+		{`${opt:none}`, "f:5: ${opt:none} is not given: add --stage STAGE, or --opt NAME=VALUE"},
 		{`${self:custom.x}`, "f:5: ${self:custom.x} is not in this file"},
 		{`${self:custom.a.b.2}`, "f:5: ${self:custom.a.b.2} is not in this file"},
 		{`${self:custom.a.none}`, "f:5: ${self:custom.a.none} is empty"},
@@ -310,6 +310,50 @@ custom:
 		f, err := planfile.Read("f", []byte(file("'"+strings.ReplaceAll(tt.text, "'", "''")+"'")), opts)
 		if err == nil || !strings.HasPrefix(err.Error(), tt.want) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "secret-value") {
 			t.Errorf("%s: %s, want %s", tt.text, describe(f, err), tt.want)
+		}
+	}
+}
+
+// Files are included from the folder of the file, whatever leads out of it.
+func TestReadIncludes(t *testing.T) {
+	t.Parallel()
+	outside, dir := t.TempDir(), t.TempDir()
+	for path, data := range map[string]string{
+		filepath.Join(outside, "keys.yml"): "[out]", filepath.Join(dir, "keys.yml"): "[in]", filepath.Join(dir, "bad.yml"): "- [\n", filepath.Join(dir, "latin.yml"): "caf\xe9",
+	} {
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{"link.yml": filepath.Join(outside, "keys.yml"), "folder": outside, "mine.yml": "keys.yml"} {
+		if err := os.Symlink(target, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, "sub.yml"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ path, want, anywhere string }{
+		{"keys.yml", "in", "in"},
+		{"./sub.yml/../keys.yml", "in", "in"},
+		{filepath.Join(dir, "keys.yml"), "in", "in"},
+		{"mine.yml", "in", "in"},
+		{"link.yml", "outside the folder", "out"},
+		{"folder/keys.yml", "outside the folder", "out"},
+		{filepath.Join(outside, "keys.yml"), "outside the folder", "out"},
+		{"../keys.yml", "outside the folder", "no such file"},
+		{"~/keys.yml", "outside the folder", "outside the folder"},
+		{"sub.yml", "not a regular file", "not a regular file"},
+		{"bad.yml", "bad.yml:2: this is not YAML", "bad.yml:2: this is not YAML"},
+		{"latin.yml", "latin.yml:1: this is not text in UTF-8", "latin.yml:1: this is not text in UTF-8"},
+		{"keys.toml", "needs code to be run", "needs code to be run"},
+	} {
+		for outsideFiles, want := range map[bool]string{false: tt.want, true: tt.anywhere} {
+			data := "service: s\nprovider:\n  apiKeys: ${file(" + tt.path + ")}\n"
+			f, err := planfile.Read("f", []byte(data), planfile.Options{Path: filepath.Join(dir, "f"), OutsideFiles: outsideFiles})
+			if got := describe(f, err); !strings.Contains(got, want) || err != nil && strings.Count(got, "\n") != 1 || err == nil && !strings.Contains(got, "key \""+want+"\"") {
+				t.Errorf("%s, outside files %v: %s, want %s", tt.path, outsideFiles, got, want)
+			}
 		}
 	}
 }

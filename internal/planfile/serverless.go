@@ -44,7 +44,7 @@ func (d *decoder) serverless(r *resolver) {
 	case plans.kind != mapping:
 		d.wrong(plans, "usagePlan must have quota and throttle, or a list of plans (- free: …), under it")
 	default:
-		d.onlyPlan(name, plans)
+		d.plan(name, plans.Place, plans)
 	}
 	for _, item := range d.list1(keys, "apiKeys") {
 		if !isGroup(item) {
@@ -89,7 +89,7 @@ func (d *decoder) places(r *resolver) (keys, plans *node) {
 	}
 	keys, plans = pick("apiKeys"), pick("usagePlan")
 	if len(old) > 0 {
-		d.file.Notices = append(d.file.Notices, enumerate(old)+" stand in provider, where version 2 of serverless had them; later ones ignore them there and want them in provider.apiGateway")
+		d.file.Notices = append(d.file.Notices, enumerate(old)+" are in provider, where version 2 of serverless had them; later versions ignore them there and want them in provider.apiGateway")
 	}
 	if v := r.setting(gateway, "apiKeySourceType"); v.Node != nil && v.Value != "HEADER" {
 		d.file.Notices = append(d.file.Notices, "provider.apiGateway.apiKeySourceType is ignored: keys are read from the header x-api-key")
@@ -108,25 +108,6 @@ func (d *decoder) list1(n *node, what string) []*node {
 		d.wrong(n, "%s must be a list: begin each line with a dash (- NAME), or write [] for none", what)
 	}
 	return n.items
-}
-
-// onlyPlan reads a usagePlan that is one plan.
-func (d *decoder) onlyPlan(name string, n *node) {
-	ours := *n
-	ours.fields = nil
-	for _, f := range n.fields {
-		switch f.key {
-		case "quota", "throttle":
-			ours.fields = append(ours.fields, f)
-		case "limit", "period", "offset":
-			d.add(f.Place, "%s must be indented under quota:", f.key)
-		case "rateLimit", "burstLimit":
-			d.add(f.Place, "%s must be indented under throttle:", f.key)
-		default:
-			d.add(f.Place, "usagePlan has no setting %q, only quota and throttle; several plans are a list: - %s: …", f.key, f.key)
-		}
-	}
-	d.plan(name, n.Place, &ours)
 }
 
 // listedPlans reads a usagePlan that is a list of plans, each a mapping of its
@@ -162,30 +143,27 @@ func (d *decoder) listedPlans(n *node) {
 func (d *decoder) planItem(n *node) (field, bool) {
 	var plans, stray []field
 	for _, f := range n.fields {
-		switch f.key {
-		case "quota", "throttle", "limit", "period", "offset", "rateLimit", "burstLimit":
+		if f.key == "quota" || f.key == "throttle" || indent[f.key] != "" {
 			stray = append(stray, f)
-		default:
+		} else {
 			plans = append(plans, f)
 		}
 	}
 	switch {
-	case len(stray) > 0 && len(plans) == 0:
+	case len(plans) == 0 && len(stray) > 0:
 		d.add(stray[0].Place, "an item of the list usagePlan must name its plan: - NAME: with %s indented under it; one plan for all keys is no list", stray[0].key)
-	case len(stray) > 0:
-		for _, f := range stray {
-			d.add(f.Place, "%s must be indented under %s:", f.key, plans[0].key)
-		}
-	case len(plans) > 1:
-		for _, f := range plans[1:] {
-			d.add(f.Place, "plan %q must be an item of its own: - %s:", f.key, f.key)
-		}
+		return field{}, false
 	case len(plans) == 0:
 		d.wrong(n, "usagePlan: an item of the list must be a plan: - NAME: with quota and throttle under it")
-	default:
-		return plans[0], true
+		return field{}, false
 	}
-	return field{}, false
+	for _, f := range stray {
+		d.add(f.Place, "%s must be indented under %s:", f.key, plans[0].key)
+	}
+	for _, f := range plans[1:] {
+		d.add(f.Place, "plan %q must be an item of its own: - %s:", f.key, f.key)
+	}
+	return plans[0], len(stray) == 0 && len(plans) == 1
 }
 
 // isGroup reports whether an item of apiKeys is a group of keys, and not a key.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 
@@ -45,6 +44,8 @@ const (
 	list
 	mapping
 )
+
+func (n *node) has(key string) bool { return n.get(key) != nil }
 
 // sound reports whether nothing in n is bad.
 func (n *node) sound() bool {
@@ -129,13 +130,9 @@ func (r *resolver) parse(file string, data []byte) raw {
 		r.add(at(1), "the file is larger than %d MB", MaxSize>>20)
 		return raw{}
 	}
-	data, err := textfile.Decode(data)
+	data, line, err := textfile.Decode(data)
 	if err != nil {
-		r.add(at(1), "%v", err)
-		return raw{}
-	}
-	if line, ok := badByte(data); ok {
-		r.add(at(line), "this is not text in UTF-8: save the file as UTF-8")
+		r.add(at(line), "%v", err)
 		return raw{}
 	}
 	data, _ = textfile.Pairs(data)                                          // the parser reports half ones
@@ -189,22 +186,6 @@ func (r *resolver) syntax(file string, err error) {
 		where = " (" + e.ContextMsg + ")"
 	}
 	r.add(at, "this is not %s: %s%s; check the indentation and quotes here and above", what, e.Message, where)
-}
-
-// badByte returns the line of the first byte that can't be in a YAML file.
-func badByte(data []byte) (line int, found bool) {
-	line = 1
-	for i := 0; i < len(data); {
-		c, size := utf8.DecodeRune(data[i:])
-		if c == utf8.RuneError && size == 1 || c < ' ' && c != '\t' && c != '\n' && c != '\r' || c == 0x7f {
-			return line, true
-		}
-		if c == '\n' {
-			line++
-		}
-		i += size
-	}
-	return 0, false
 }
 
 // tree resolves v and all that is in it.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -135,8 +134,9 @@ func (r *resolver) variable(at raw, body string) (_ raw, missing string) {
 }
 
 var (
-	filePattern = regexp.MustCompile(`^file\((.*?)\)(?::(.*))?$`)
-	boolPattern = regexp.MustCompile(`^strToBool\((.*)\)$`)
+	literalPattern = regexp.MustCompile(`^(?:true|false|[+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)$`)
+	filePattern    = regexp.MustCompile(`^file\((.*?)\)(?::(.*))?$`)
+	boolPattern    = regexp.MustCompile(`^strToBool\((.*)\)$`)
 )
 
 // source returns what one source stands for. Without a value, missing says what
@@ -152,10 +152,7 @@ func (r *resolver) source(at raw, src string) (_ raw, missing string) {
 		return r.deref(scalar(at, src))
 	case src == "null":
 		return raw{&yaml.Node{Kind: yaml.ScalarNode, Tag: "!!null", Line: at.Line}, at.file}, ""
-	case src == "true" || src == "false":
-		return scalar(at, src), ""
-	}
-	if _, err := strconv.ParseFloat(src, 64); err == nil {
+	case literalPattern.MatchString(src):
 		return scalar(at, src), ""
 	}
 	as := "${" + shown(src) + "}"
@@ -187,16 +184,13 @@ func (r *resolver) source(at raw, src string) (_ raw, missing string) {
 			return scalar(at, s), ""
 		}
 		return raw{}, as + " is not in the environment: set it, or give a default: ${env:NAME, 'default'}"
-	case kind == "opt" && address == "stage":
-		if r.opts.Stage != "" {
-			return scalar(at, r.opts.Stage), ""
-		}
-		return raw{}, "${opt:stage} is not given: add --stage STAGE"
+	case kind == "opt" && address == "stage" && r.opts.Stage != "":
+		return scalar(at, r.opts.Stage), ""
 	case kind == "opt" && address != "":
 		if s, ok := r.opts.Opts[address]; ok {
 			return scalar(at, s), ""
 		}
-		return raw{}, as + " is not given: add --opt NAME=VALUE"
+		return raw{}, as + " is not given: add --stage STAGE, or --opt NAME=VALUE"
 	case kind == "sls" && address == "stage", kind == "self" && address == "provider.stage":
 		if s := r.stage(); s != "" {
 			return scalar(at, s), ""

@@ -57,13 +57,28 @@ func NewReader(in io.Reader) (*bufio.Reader, error) {
 	return b, nil
 }
 
-// Decode returns the text of a whole file, as NewReader does.
-func Decode(data []byte) ([]byte, error) {
+// Decode returns the text of a whole file, as NewReader does, or the line that
+// is not text: it must be UTF-8 without control characters.
+func Decode(data []byte) (text []byte, line int, err error) {
 	r, err := NewReader(bytes.NewReader(data))
-	if err != nil {
-		return nil, err
+	if err == nil {
+		text, err = io.ReadAll(r)
 	}
-	return io.ReadAll(r)
+	if err != nil {
+		return nil, 1, err
+	}
+	line = 1
+	for i := 0; i < len(text); {
+		c, size := utf8.DecodeRune(text[i:])
+		if c == utf8.RuneError && size == 1 || c < ' ' && c != '\t' && c != '\n' && c != '\r' || c == 0x7f {
+			return nil, line, errors.New("this is not text in UTF-8: save the file as UTF-8")
+		}
+		if c == '\n' {
+			line++
+		}
+		i += size
+	}
+	return text, line, nil
 }
 
 // A utf16Reader decodes UTF-16. Half a character is an error, not U+FFFD: two

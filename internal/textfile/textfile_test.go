@@ -69,8 +69,20 @@ func TestNewReader(t *testing.T) {
 		"\xff\xfe\x80\xdea\x00b\x00":  "UTF-16", // the other half alone
 		"\xfe\xff\x00a\xd8\x3d\x00bc": "UTF-16",
 	} {
-		if got, err := textfile.Decode([]byte(data)); err == nil || !strings.Contains(err.Error(), want) {
+		if got, _, err := textfile.Decode([]byte(data)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %q, %v; want %s", data, got, err, want)
+		}
+	}
+}
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	if got, line, err := textfile.Decode([]byte("\xef\xbb\xbfa\tb\r\nc")); string(got) != "a\tb\r\nc" || line != 2 || err != nil {
+		t.Errorf("got %q, %d, %v", got, line, err)
+	}
+	for _, bad := range []string{"a\n\xe9", "a\n\x00", "a\nb\x01", "a\n\x7f", encode(binary.LittleEndian, "a\n\x00")} {
+		if got, line, err := textfile.Decode([]byte(bad)); err == nil || line != 2 {
+			t.Errorf("%q: %q, %d", bad, got, line)
 		}
 	}
 }
