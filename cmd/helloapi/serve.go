@@ -202,7 +202,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 	defer stop()
 	db := stores.Conn()
 	answers := idempotency.New(db, stores.KeyCache.Now, c.RequestTimeout)
-	public, err := api.New(api.Config{
+	config := api.Config{
 		Greetings:          stores,
 		DB:                 db,
 		Answers:            answers,
@@ -214,7 +214,8 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		CORSAllowedOrigins: c.CORSAllowedOrigins,
 		MaxInFlight:        min(c.MaxInFlight, connections), // also those of HTTP/2 hold memory
 		RequestTimeout:     c.RequestTimeout,
-	})
+	}
+	public, err := api.New(config)
 	if err != nil {
 		return errors.Join(err, srv.Close())
 	}
@@ -224,7 +225,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		Ready: stores.Ready, Draining: srv.Draining, Metrics: metrics, Pprof: c.Pprof, Version: version(), About: stores.About,
 	}
 	if certificates != nil {
-		handlers.TLS, handlers.HTTP, handlers.TLSConfig = public, certificates.HTTPHandler(), certificates.TLSConfig(c.minVersion())
+		handlers.TLS, handlers.HTTP, handlers.TLSConfig = public, api.NewPort80(config, certificates.HTTPHandler()), certificates.TLSConfig(c.minVersion())
 		if c.HSTS != off {
 			handlers.TLS = certs.WithHSTS(c.HSTS, public)
 		}

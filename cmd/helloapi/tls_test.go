@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net/http"
 	"os"
@@ -172,6 +173,37 @@ func TestServeFiles(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusPermanentRedirect || resp.Header.Get("Location") != "https://localhost/hello" {
 		t.Errorf("port 80 answered %d to %q", resp.StatusCode, resp.Header.Get("Location"))
+	}
+	// Port 80 is recorded as the API is. A key there is refused, and named to nobody.
+	req.Header.Set("x-api-key", curl[1])
+	if resp, err = client.Do(req); err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "rotate it") || resp.Header.Get("Access-Control-Allow-Origin") != "" {
+		t.Errorf("a key at port 80: %d %s", resp.StatusCode, body)
+	}
+	for _, header := range []string{"X-Request-Id", "X-Content-Type-Options", "Cache-Control", "Vary"} {
+		if resp.Header.Get(header) == "" {
+			t.Errorf("an answer of port 80 has no %s", header)
+		}
+	}
+	if id := resp.Header.Get("X-Request-Id"); !strings.Contains(p.stderr.String(), id) {
+		waitFor(t, "the record of "+id, func() bool { return strings.Contains(p.stderr.String(), id) })
+	}
+	if strings.Contains(p.stderr.String(), curl[1]) {
+		t.Error("the log has the key")
+	}
+	p.admin = m[3]
+	for metric, want := range map[string]string{
+		`helloapi_requests_total{route="/*",status="308"}`: "1",
+		`helloapi_requests_total{route="/*",status="403"}`: "1",
+		`helloapi_refused_total{reason="key in clear"}`:    "1",
+	} {
+		if got := p.metric(t, metric); got != want {
+			t.Errorf("%s is %q, want %s", metric, got, want)
+		}
 	}
 	if a := get(t, "http://"+m[3]+"/", ""); a.status != 200 || !strings.Contains(a.body, "localhost") || !strings.Contains(a.body, "SQLite, data/helloapi.db") {
 		t.Errorf("the operator's page: %d\n%s", a.status, a.body)

@@ -55,14 +55,8 @@ func New(c Config, others ...Endpoint) (http.Handler, error) {
 	}
 
 	r := chi.NewRouter()
-	r.Use(
-		web.Observe(c.Log, c.Metrics),    // outermost: it sees every answer
-		allowOrigins(c),                  // before routing and refusing, so that a page can read any answer, and preflights need no key
-		web.Recover,                      // below CORS: a page can read a 500 too
-		web.LimitInFlight(c.MaxInFlight), // before anything that costs
-		web.Timeout(c.RequestTimeout),    // from here on a request ends by its own time only
-		web.NormalizePath,                // /hello/ and /%68ello are /hello
-	)
+	r.Use(c.frame()...)
+	r.Use(web.NormalizePath) // /hello/ and /%68ello are /hello
 	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
 	keyed := r.With(apikey.Require(c.Keys, c.Keys.Now)) // 403
@@ -100,16 +94,69 @@ func (e Endpoint) metered(m *meter.Meter, answers *idempotency.Answers) http.Han
 	})
 }
 
+// NewPort80 returns what answers at port 80, beside the API with TLS: next, for
+// requests without a key. Its requests have places in flight of their own.
+func NewPort80(c Config, next http.Handler) http.Handler {
+	r := chi.NewRouter()
+	r.Use(c.frame()...)
+	next = apikey.RefuseInClear(next)
+	r.Handle("/*", next)
+	r.NotFound(next.ServeHTTP)         // OPTIONS *
+	r.MethodNotAllowed(next.ServeHTTP) // a method that chi does not know
+	return r
+}
+
+// frame is what every request of the public passes first.
+func (c Config) frame() chi.Middlewares {
+	return chi.Middlewares{
+		web.Observe(c.Log, c.Metrics),    // outermost: it sees every answer
+		allowOrigins(c),                  // before routing and refusing, so that a page can read any answer, and preflights need no key
+		web.Recover,                      // below CORS: a page can read a 500 too
+		web.LimitInFlight(c.MaxInFlight), // before anything that costs
+		web.Timeout(c.RequestTimeout),    // from here on a request ends by its own time only
+	}
+}
+
 // allowOrigins lets pages of other origins call, and read what limits them.
 func allowOrigins(c Config) func(http.Handler) http.Handler {
-	return cors.Handler(cors.Options{
+	return anyMethod(cors.Handler(cors.Options{
 		AllowedOrigins: c.CORSAllowedOrigins,
-		// Any method that a page may try: a 405 has to be readable as well.
-		AllowedMethods: []string{
-			http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
-		},
+		AllowedMethods: []string{http.MethodGet}, // see anyMethod
 		AllowedHeaders: []string{"*"},
 		ExposedHeaders: []string{"RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-Id", "Location"},
 		MaxAge:         int((2 * time.Hour).Seconds()), // the most that Chromium grants
-	})
+		// The answer to a preflight is anyMethod's.
+		OptionsPassthrough: true,
+	}))
+}
+
+// anyMethod has allow, which knows no "any method", take each for GET: a page
+// has to be able to read that FOO gets a 405 as well.
+func anyMethod(allow func(http.Handler) http.Handler) func(http.Handler) http.Handler {
+	const asked, allowed = "Access-Control-Request-Method", "Access-Control-Allow-Methods"
+	headers := allow(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			method := r.Header.Get(asked)
+			switch {
+			case r.Method == http.MethodGet:
+				headers.ServeHTTP(w, r)
+				next.ServeHTTP(w, r)
+			case r.Method != http.MethodOptions || method == "" || r.Header["Origin"] == nil:
+				get := *r
+				get.Method = http.MethodGet
+				headers.ServeHTTP(w, &get)
+				next.ServeHTTP(w, r)
+			default: // a preflight
+				get := *r
+				get.Header = r.Header.Clone()
+				get.Header.Set(asked, http.MethodGet)
+				headers.ServeHTTP(w, &get)
+				if w.Header().Get(allowed) != "" {
+					w.Header().Set(allowed, method)
+				}
+				w.WriteHeader(http.StatusOK)
+			}
+		})
+	}
 }

@@ -55,6 +55,22 @@ func Require(keys Finder, now func() time.Time) func(http.Handler) http.Handler 
 	}
 }
 
+// RefuseInClear answers 403 to requests that carry a key, known or not: what
+// comes without TLS could be read on the way.
+func RefuseInClear(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.Header[Header]) == 0 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		web.RecordOf(r.Context()).Refused = "key in clear"
+		web.Fail(w, r, &web.Error{
+			Status: http.StatusForbidden, Type: "ForbiddenException",
+			Message: "This API key was sent without TLS and could be read on the way: rotate it, and use https",
+		})
+	})
+}
+
 // find returns the request's key if it is known, and why it is refused if it
 // is; an error says that this could not be found out.
 func find(r *http.Request, keys Finder, now func() time.Time) (key *Key, refused string, err error) {

@@ -583,15 +583,22 @@ func (a *ACME) save(s *site) {
 }
 
 // GetCertificate is for tls.Config. A host that is served costs a look-up in a
-// map; the first certificate of a host is waited for. Other hosts are refused.
+// map; the first certificate of a host is waited for. Other hosts are refused. A
+// client that names none, because it is old or connects to an IP address, gets
+// the first host's.
 func (a *ACME) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	s := a.sites[hello.ServerName]
+	challenge := len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.ALPNProto
+	name := hello.ServerName
+	if name == "" && !challenge {
+		name = a.hosts[0]
+	}
+	s := a.sites[name]
 	if s == nil {
-		if s = a.sites[fold(hello.ServerName)]; s == nil {
+		if s = a.sites[fold(name)]; s == nil {
 			return nil, errUnknownHost
 		}
 	}
-	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acme.ALPNProto {
+	if challenge {
 		return a.answer(hello, s)
 	}
 	if c := s.current.Load(); c != nil {

@@ -126,9 +126,9 @@ func (p *Pair) TLSConfig(minVersion uint16) *tls.Config {
 	return &tls.Config{MinVersion: minVersion, GetCertificate: p.GetCertificate, NextProtos: []string{"h2", "http/1.1"}}
 }
 
-// HTTPHandler answers port 80 as Redirect, for the hosts of the certificate.
+// HTTPHandler redirects port 80 to TLS, for the hosts of the certificate.
 func (p *Pair) HTTPHandler() http.Handler {
-	return Redirect(func(host string) bool { return host != "" && p.current.Load().Leaf.VerifyHostname(host) == nil })
+	return redirect(func(host string) bool { return host != "" && p.current.Load().Leaf.VerifyHostname(host) == nil })
 }
 
 // Names returns the hosts of the certificate, for people to try.
