@@ -21,9 +21,13 @@ import (
 	"helloapi/internal/textfile"
 )
 
-// maxLine is the length of the longest line, in bytes. An item of the
-// replaced table has up to 400 kB.
-const maxLine = 4 << 20
+// The length of the longest line of JSON, and of the longest row of CSV with
+// all its lines, in bytes. An item of the replaced table has up to 400 kB, and
+// more in JSON. Less than that may have been compressed to next to nothing.
+const (
+	maxLine = 4 << 20
+	maxRow  = 1 << 20
+)
 
 // MaxCount is the largest count of a row.
 const MaxCount = 1_000_000_000_000_000
@@ -56,10 +60,28 @@ type Reader struct {
 	text *bufio.Reader // decompressed
 	line int64         // read last; of CSV the one before the header
 
-	rows *csv.Reader // nil: a JSON object a line
-	last int64       // the line that the last row of CSV began on
+	rows  *csv.Reader // nil: a JSON object a line
+	limit rowLimit    // of rows
+	last  int64       // the line that the last row of CSV began on
 
 	nameColumn, countColumn int
+}
+
+// A rowLimit fails when more than maxRow bytes are read for one row.
+type rowLimit struct {
+	r    io.Reader
+	left int
+}
+
+var errLongRow = fmt.Errorf("it is longer than %d MB: is a quote not closed?", maxRow>>20)
+
+func (l *rowLimit) Read(p []byte) (int, error) {
+	if l.left <= 0 {
+		return 0, errLongRow
+	}
+	n, err := l.r.Read(p[:min(len(p), l.left)])
+	l.left -= n
+	return n, err
 }
 
 // counter counts what was read.
@@ -270,9 +292,10 @@ func scalar(raw json.RawMessage, kind string) (string, bool) {
 // header reads the names of the columns of CSV.
 func (r *Reader) header() error {
 	before := r.line
-	r.rows = csv.NewReader(r.text)
+	r.limit.r = r.text
+	r.rows = csv.NewReader(bufio.NewReaderSize(&r.limit, 64<<10))
 	r.rows.ReuseRecord = true
-	names, err := r.rows.Read()
+	names, err := r.readCSV()
 	if err != nil {
 		return r.csvError(err)
 	}
@@ -298,8 +321,13 @@ func (r *Reader) header() error {
 	return nil
 }
 
+func (r *Reader) readCSV() ([]string, error) {
+	r.limit.left = maxRow
+	return r.rows.Read()
+}
+
 func (r *Reader) nextCSV() (Row, error) {
-	fields, err := r.rows.Read()
+	fields, err := r.readCSV()
 	if err != nil {
 		return Row{}, r.csvError(err)
 	}

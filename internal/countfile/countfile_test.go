@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -140,4 +141,48 @@ func FuzzReader(f *testing.F) {
 			t.Errorf("line %d", bad.Line)
 		}
 	})
+}
+
+// repeated reads the same text over and over.
+type repeated string
+
+func (r repeated) Read(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		n += copy(p[n:], r)
+	}
+	return n, nil
+}
+
+// A record without an end is refused before it fills the memory: 1.5 MB of gzip
+// may have gigabytes in it.
+func TestLongRecords(t *testing.T) {
+	for name, parts := range map[string][2]string{
+		"a field":           {"name,count\n\"", "aaaaaaaa"},
+		"lines of a field":  {"name,count\n\"", "aaaaaaa\n"},
+		"fields":            {"name,count\n", "a,a,a,a,"},
+		"columns":           {"name,count,", ",,,,,,,,"},
+		"a name of columns": {"name,count,\"", "aaaaaaaa"},
+		"JSON":              {`{"name":"`, "aaaaaaaa"},
+		"JSON fields":       {`{"name":"a"`, `,"a":"b"`},
+		"an empty line":     {"name,count\n", "        "},
+	} {
+		in := io.MultiReader(strings.NewReader(parts[0]), io.LimitReader(repeated(parts[1]), 512<<20))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r, err := countfile.NewReader(in, countfile.Options{})
+		if err == nil {
+			_, err = r.Next()
+		}
+		runtime.ReadMemStats(&after)
+		var line *countfile.LineError
+		if !errors.As(err, &line) || !strings.Contains(err.Error(), "is longer than") {
+			t.Errorf("%s: %v, want that it is too long", name, err)
+		}
+		if used := (after.TotalAlloc - before.TotalAlloc) >> 20; used > 200 {
+			t.Errorf("%s: %d MB were allocated", name, used)
+		} else {
+			t.Logf("%s: %d MB were allocated", name, used)
+		}
+	}
 }
