@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"time"
+
+	"helloapi/internal/web"
 )
 
 type healthcheckCmd struct {
@@ -26,7 +29,13 @@ func (c *healthcheckCmd) Run(p *program) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	// No proxy of the environment, which may answer for a process that is gone,
+	// and no redirect to elsewhere.
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("not serving: %w", err)
 	}
@@ -37,6 +46,10 @@ func (c *healthcheckCmd) Run(p *program) error {
 	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("not ready: %s", strings.TrimSpace(string(body)))
+	}
+	var answer web.Message
+	if err := json.Unmarshal(body, &answer); err != nil || answer.Message != "OK" {
+		return fmt.Errorf("not serving: another program answers at ADMIN_ADDR (%s)", c.AdminAddr)
 	}
 	fmt.Fprintln(p.stdout, "ready")
 	return nil

@@ -7,10 +7,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 	_ "time/tzdata" // plans name time zones, and a container has no files of them
+	"unsafe"
 )
 
 func main() {
@@ -27,10 +29,42 @@ func main() {
 	// standard output and error, where it would end the process.
 	signal.Ignore(syscall.SIGPIPE)
 
-	err := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+	err := run(ctx, hideSecrets(os.Args)[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
 		report(err)
 		os.Exit(1)
+	}
+}
+
+// secretFlags are the flags whose values may hold a secret.
+var secretFlags = []string{"--database-url", "--redis-url", "--acme-eab-hmac-key", "--cert-encryption-key"}
+
+// hideSecrets returns a copy of args, and overwrites the values of secretFlags
+// in args itself. Where that is os.Args it is what other processes of the
+// machine see of this one (/proc/PID/cmdline on Linux), and what pprof shows.
+func hideSecrets(args []string) []string {
+	copied := make([]string, len(args))
+	for i, arg := range args {
+		copied[i] = strings.Clone(arg)
+	}
+	for i, arg := range copied {
+		name, value, ok := strings.Cut(arg, "=")
+		switch {
+		case !slices.Contains(secretFlags, name):
+		case ok:
+			overwrite(args[i][len(arg)-len(value):])
+		case i+1 < len(args):
+			overwrite(args[i+1])
+		}
+	}
+	return copied
+}
+
+// overwrite writes over a string that is known not to be a constant.
+func overwrite(s string) {
+	b := unsafe.Slice(unsafe.StringData(s), len(s))
+	for i := range b {
+		b[i] = '*'
 	}
 }
 

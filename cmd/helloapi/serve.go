@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,8 +31,9 @@ import (
 )
 
 type serveCmd struct {
-	Addr      string `setting:"" placeholder:"HOST:PORT" help:"Where to serve the API without TLS. Default: :8080, or nowhere if TLS is on."`
-	AdminAddr string `setting:"" default:"127.0.0.1:8081" placeholder:"HOST:PORT" help:"Where to serve probes and metrics. Not for the public."`
+	Addr       string   `setting:"" placeholder:"HOST:PORT" help:"Where to serve the API without TLS. Default: :8080, or nowhere if TLS is on."`
+	AdminAddr  string   `setting:"" default:"127.0.0.1:8081" placeholder:"HOST:PORT" help:"Where to serve probes and metrics. Not for the public."`
+	AdminHosts []string `setting:"" placeholder:"HOST" help:"Names by which ADMIN_ADDR is asked, as in the targets of Prometheus. Addresses, localhost, the machine's own name and that in ADMIN_ADDR always are."`
 	database
 	RedisURL     string `setting:"" placeholder:"URL" help:"Where all replicas count limits together: redis://:password@host:6379/0, redis+cluster://host1,host2 or redis+sentinel://host1,host2/mymaster; rediss in place of redis for TLS. Without it each counts for itself."`
 	MeterOnError string `setting:"" enum:"local,deny" default:"local" placeholder:"HOW" help:"While Redis is away: local (each replica goes on by itself, on what the database says was used) or deny (503)."`
@@ -72,7 +74,14 @@ func (c *serveCmd) Validate() error {
 	if err == nil && len(origins) == 0 {
 		err = errors.New("name the origins, or * for any")
 	}
-	errs = append(errs, inSetting("CORS_ALLOWED_ORIGINS", err), backend.Check(c.URL, c.RedisURL))
+	errs = append(errs, inSetting("CORS_ALLOWED_ORIGINS", err))
+	_, err = hostname.List(c.AdminHosts, func(name string) (string, error) {
+		if !hostname.Server(name) {
+			return "", errors.New("must be a name such as api-1.internal, without a port")
+		}
+		return name, nil
+	})
+	errs = append(errs, inSetting("ADMIN_HOSTS", err), backend.Check(c.URL, c.RedisURL))
 	c.CORSAllowedOrigins = origins
 	if c.PlansFile != "" && !strings.HasPrefix(c.URL, "sqlite:") {
 		errs = append(errs, errors.New("PLANS_FILE: is for SQLite, which one process serves; with PostgreSQL run `helloapi apply -f FILE` once, before the replicas start"))
@@ -122,6 +131,13 @@ func (c *serveCmd) addr() string {
 		return ":8080"
 	}
 	return c.Addr
+}
+
+// adminHosts are the names that ADMIN_ADDR is asked by.
+func (c *serveCmd) adminHosts() []string {
+	host, _, _ := net.SplitHostPort(c.AdminAddr) // validated
+	machine, _ := os.Hostname()                  // or ""
+	return append(c.AdminHosts, host, machine)
 }
 
 // logGrace is what records that are not written yet get when the process ends.
@@ -223,6 +239,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 	handlers := server.Handlers{API: public}
 	operator := admin.Config{
 		Ready: stores.Ready, Draining: srv.Draining, Metrics: metrics, Pprof: c.Pprof, Version: version(), About: stores.About,
+		Hosts: c.adminHosts(),
 	}
 	if certificates != nil {
 		handlers.TLS, handlers.HTTP, handlers.TLSConfig = public, api.NewPort80(config, certificates.HTTPHandler()), certificates.TLSConfig(c.minVersion())

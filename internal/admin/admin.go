@@ -29,6 +29,7 @@ type Config struct {
 	Draining func() bool                 // whether the process is about to stop
 	Metrics  prometheus.Gatherer
 	Pprof    bool
+	Hosts    []string // names that it is asked by, beside localhost and addresses
 
 	// What the operator's page tells.
 	Version      string
@@ -39,10 +40,17 @@ type Config struct {
 // New returns the handler.
 func New(c Config) http.Handler {
 	r := chi.NewRouter()
-	r.Method(http.MethodGet, "/", web.Handler(c.page))
-	r.Method(http.MethodGet, "/livez", web.Handler(live))
-	r.Method(http.MethodGet, "/readyz", c.ready())
-	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
+	r.Use(protect(c.Hosts))
+	for path, h := range map[string]http.Handler{
+		"/":        web.Handler(c.page),
+		"/livez":   web.Handler(live),
+		"/readyz":  c.ready(),
+		"/metrics": promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}),
+	} {
+		r.Method(http.MethodGet, path, h)
+		r.Method(http.MethodHead, path, h)
+		r.Method(http.MethodOptions, path, h) // what HAProxy asks with by default
+	}
 	if c.Pprof {
 		r.HandleFunc("/debug/pprof/*", pprof.Index)
 		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)

@@ -16,7 +16,9 @@ import (
 
 func get(h http.Handler, path string) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	r := httptest.NewRequest("GET", path, nil)
+	r.Host = "localhost"
+	h.ServeHTTP(w, r)
 	return w
 }
 
