@@ -89,13 +89,13 @@ func with(files map[string]string, pairs ...string) map[string]string {
 const (
 	apply1 = "apply -f serverless.yml"
 	noPlan = "plan shop-dev: -; -\n"
-	value1 = "abcdefabcdefabcdefabcdef01"
+	value1 = "abcdefghijklmnopqrstuvwx01"
 )
 
 var fileCases = []fileCase{
 	// The inputs of others: see testdata/movingin.
-	{name: "D01", run: []string{"apply -f D01-file-yml/serverless.yml"}, want: noPlan + "key dev-one on shop-dev, value abcd\n"},
-	{name: "D01 prod", run: []string{"apply -f D01-file-yml/serverless.yml --stage prod"}, want: "plan shop-prod: -; -\nkey prod-one on shop-prod, value abcd\n"},
+	{name: "D01", run: []string{"apply -f D01-file-yml/serverless.yml"}, want: noPlan + "key dev-one on shop-dev, value sha256:70a8\n"},
+	{name: "D01 prod", run: []string{"apply -f D01-file-yml/serverless.yml --stage prod"}, want: "plan shop-prod: -; -\nkey prod-one on shop-prod, value sha256:70a8\n"},
 	{name: "D03", run: []string{"apply -f D03-custom-file/serverless.yml"}, want: noPlan + "key abc-one on shop-dev\n"},
 	{name: "D04", run: []string{"apply -f D04-params.yml"}, want: noPlan + "key dflt on shop-dev\n"},
 	{name: "D04 prod", run: []string{"apply -f D04-params.yml --stage prod"}, want: "plan shop-prod: -; -\nkey prd on shop-prod\n"},
@@ -105,13 +105,13 @@ var fileCases = []fileCase{
 	{name: "D11", run: []string{"apply -f D11-scalar.yml"}, want: noPlan + "key one on shop-dev\n"},
 	{
 		name: "D13", run: []string{"apply -f D13-foreign/serverless.yml", "import keys D13-foreign/keys.json"},
-		want: noPlan + "key one on shop-dev, value abcd\n", notes: "left out, since no key here has their name or value: key-of-another-api.",
+		want: noPlan + "key one on shop-dev, value sha256:68af\n", notes: "left out, since no key here has their name or value: key-of-another-api.",
 	},
 	{
 		name: "D16", run: []string{"import keys D16-emoji-escape.json --plan free"},
-		want: "key one on free, value abcd, 🚀\n",
+		want: "key one on free, value sha256:ca32, 🚀\n",
 	},
-	{name: "D18", run: []string{"import keys D18-single-quotes.csv --usage-plan c7y23b=free"}, want: "key one on free, value abcd\n"},
+	{name: "D18", run: []string{"import keys D18-single-quotes.csv --usage-plan c7y23b=free"}, want: "key one on free, value sha256:22ab\n"},
 	{name: "D19", run: []string{"import greetings D19-whole-float.jsonl --add"}, want: "ada 5\n"},
 	{name: "D20", run: []string{"import greetings D20-incremental.jsonl --add"}, fails: "D20-incremental.jsonl: line 1: this is an incremental export of DynamoDB"},
 	{name: "D21", run: []string{"apply -f D21-yaml12.yml"}, want: noPlan + "key one on shop-dev\n"},
@@ -230,24 +230,24 @@ var fileCases = []fileCase{
 	{
 		name: "a key without a name", run: []string{apply1, "import keys keys.json", apply1 + " --prune", "import keys keys.json"},
 		files: with(gateway("", "    apiKeys: [{value: "+value1+"}]\n"), "keys.json", `{"items": [{"id": "x", "name": "shop-ApiGa-1", "value": "`+value1+`"}]}`),
-		want:  noPlan + "key shop-ApiGa-1 on shop-dev, value abcd\n",
+		want:  noPlan + "key shop-ApiGa-1 on shop-dev, value sha256:70a8\n",
 	},
 	{
 		name: "a key without a name, imported first", run: []string{"import keys keys.json --plan free", apply1, "import keys keys.json --plan free"},
 		files: with(gateway("", "    apiKeys: [{value: "+value1+"}]\n"), "keys.json", `{"items": [{"id": "x", "name": "shop-ApiGa-1", "value": "`+value1+`"}]}`),
-		want:  noPlan + "key shop-ApiGa-1 on shop-dev, value abcd\n",
+		want:  noPlan + "key shop-ApiGa-1 on shop-dev, value sha256:70a8\n",
 	},
 
 	// Listings of keys.
-	{name: "keys as YAML", run: []string{"import keys keys.yaml --plan free"}, files: map[string]string{"keys.yaml": "items:\n- createdDate: '2023-01-05'\n  enabled: false\n  name: one\n  value: " + value1 + "\n"}, want: "key one on free, value abcd, disabled\n"},
-	{name: "keys as a list", run: []string{"import keys keys.json --plan free"}, files: map[string]string{"keys.json": `[{"name": "one", "value": "` + value1 + `"}]`}, want: "key one on free, value abcd\n"},
-	{name: "one key", run: []string{"import keys key.json --plan free"}, files: map[string]string{"key.json": `{"id": "x", "name": "one", "value": "` + value1 + `"}`}, want: "key one on free, value abcd\n"},
-	{name: "the REST form", run: []string{"import keys keys.json --plan free"}, files: map[string]string{"keys.json": `{"item": [{"name": "one", "value": "` + value1 + `"}]}`}, want: "key one on free, value abcd\n"},
-	{name: "not all keys", run: []string{"import keys keys.json --plan free"}, files: map[string]string{"keys.json": `{"items": [{"name": "one", "value": "` + value1 + `"}], "NextToken": "x"}`}, want: "key one on free, value abcd\n", notes: "the listing is not complete (NextToken)"},
+	{name: "keys as YAML", run: []string{"import keys keys.yaml --plan free"}, files: map[string]string{"keys.yaml": "items:\n- createdDate: '2023-01-05'\n  enabled: false\n  name: one\n  value: " + value1 + "\n"}, want: "key one on free, value sha256:70a8, disabled\n"},
+	{name: "keys as a list", run: []string{"import keys keys.json --plan free"}, files: map[string]string{"keys.json": `[{"name": "one", "value": "` + value1 + `"}]`}, want: "key one on free, value sha256:70a8\n"},
+	{name: "one key", run: []string{"import keys key.json --plan free"}, files: map[string]string{"key.json": `{"id": "x", "name": "one", "value": "` + value1 + `"}`}, want: "key one on free, value sha256:70a8\n"},
+	{name: "the REST form", run: []string{"import keys keys.json --plan free"}, files: map[string]string{"keys.json": `{"item": [{"name": "one", "value": "` + value1 + `"}]}`}, want: "key one on free, value sha256:70a8\n"},
+	{name: "not all keys", run: []string{"import keys keys.json --plan free"}, files: map[string]string{"keys.json": `{"items": [{"name": "one", "value": "` + value1 + `"}], "NextToken": "x"}`}, want: "key one on free, value sha256:70a8\n", notes: "the listing is not complete (NextToken)"},
 	{name: "keys without values", run: []string{"import keys keys.json --plan free"}, files: map[string]string{"keys.json": `{"items": [{"name": "one"}, {"name": "two"}]}`}, fails: "keys.json:1: no key has a value: list the keys with --include-values\nnothing was changed"},
 	{name: "keys as text", run: []string{"import keys keys.txt"}, files: map[string]string{"keys.txt": "ITEMS\t2023\ttrue\tx\tone\t" + value1 + "\n"}, fails: "keys.txt:1: the columns are separated by semicolons or tabs: save the file with commas; a listing of the gateway's keys must be JSON or YAML"},
 	{name: "keys with semicolons", run: []string{"import keys keys.csv"}, files: map[string]string{"keys.csv": "name;key\none;" + value1 + "\n"}, fails: "keys.csv:1: the columns are separated by semicolons or tabs"},
-	{name: "keys of Windows", run: []string{"import keys keys.csv --usage-plan x=free --usage-plan y=free"}, files: map[string]string{"keys.csv": utf16LE("id,Name,key,usagePlanIds\r\n1,Zoë," + value1 + ",'x,y'\r\n")}, want: "key Zoë on free, value abcd\n"},
+	{name: "keys of Windows", run: []string{"import keys keys.csv --usage-plan x=free --usage-plan y=free"}, files: map[string]string{"keys.csv": utf16LE("id,Name,key,usagePlanIds\r\n1,Zoë," + value1 + ",'x,y'\r\n")}, want: "key Zoë on free, value sha256:70a8\n"},
 	{name: "keys in a zip", run: []string{"import keys keys.csv"}, files: map[string]string{"keys.csv": "PK\x03\x04\x14"}, fails: "keys.csv:1: this is not text: it is a zip archive"},
 
 	// Counts.

@@ -79,6 +79,9 @@ func (f valueFlag) value(p *program) (v apikey.Value, made bool, err error) {
 		return apikey.Value{}, false, fmt.Errorf("read the key's value: %w", err)
 	}
 	v, err = apikey.Parse(strings.TrimRight(string(b), "\r\n"))
+	if err == nil {
+		err = v.CheckVariety()
+	}
 	if err != nil {
 		return apikey.Value{}, false, fmt.Errorf("the key's value can't be used: %w", err)
 	}

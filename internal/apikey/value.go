@@ -3,6 +3,7 @@ package apikey
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -46,21 +47,40 @@ func (v Value) Reveal() string {
 // Format hides the value from every verb of fmt, %#v too.
 func (v Value) Format(f fmt.State, _ rune) { fmt.Fprint(f, "(API key value)") }
 
-// Hash is the SHA-256 of a value: what is stored in its place. A value has
-// too many bits to be guessed from it, so no slow hash is needed.
+// Hash is the SHA-256 of a value: what is stored in its place. A generated value
+// has too many bits to be guessed from it, so no slow hash is needed; others
+// should, see CheckVariety.
 func (v Value) Hash() Hash {
 	var b [maxLen]byte // on the stack
 	return sha256.Sum256(append(b[:0], v.Reveal()...))
 }
 
-// Display returns the first characters of the value, for people to recognise
-// it by: too few to be of use to anyone else.
+// Display returns what people may recognise the value by, too little to be of
+// use to anyone else: the first characters of a generated one, and of another,
+// whose first characters may be a word, the first digits of its SHA-256.
 func (v Value) Display() string {
-	n := 4
 	if strings.HasPrefix(*v.s, Prefix) {
-		n = len(Prefix) + 5
+		return (*v.s)[:len(Prefix)+5]
 	}
-	return (*v.s)[:n]
+	hash := v.Hash()
+	return "sha256:" + hex.EncodeToString(hash[:2])
+}
+
+// minPairs is how many different pairs of neighbouring characters a value that
+// a person chose must have. 20 random digits have 17, give or take 2.
+const minPairs = 12
+
+// CheckVariety returns an error for a value that repeats itself so much that it
+// can be guessed, also from its hash. The error does not hold it.
+func (v Value) CheckVariety() error {
+	pairs := map[string]bool{}
+	for i := range len(*v.s) - 1 {
+		pairs[(*v.s)[i:i+2]] = true
+	}
+	if len(pairs) < minPairs {
+		return errors.New("a value must not repeat itself so much, or it can be guessed: `openssl rand -hex 20` makes a good one")
+	}
+	return nil
 }
 
 // A Hash stands for a Value in the stores.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"log/slog"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"testing"
@@ -301,7 +302,7 @@ func TestDisplay(t *testing.T) {
 	if got, want := v.Display(), v.Reveal()[:8]; got != want {
 		t.Errorf("generated: %q, want %q", got, want)
 	}
-	if got := parse(t, "a-value-that-somebody-chose").Display(); got != "a-va" {
+	if got := parse(t, "a-value-that-somebody-chose").Display(); got != "sha256:6ed3" {
 		t.Errorf("given: %q, want %q", got, "a-va")
 	}
 }
@@ -337,7 +338,7 @@ func FuzzParse(f *testing.F) {
 			if strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
 				t.Errorf("Parse(%q) accepted its characters", s)
 			}
-			if !strings.HasPrefix(s, v.Display()) || len(v.Display()) > 8 {
+			if shown := v.Display(); len(shown) > 11 || strings.HasPrefix(s, apikey.Prefix) != strings.HasPrefix(s, shown) {
 				t.Errorf("Parse(%q).Display() = %q", s, v.Display())
 			}
 			return
@@ -352,4 +353,28 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("Parse(%q): %v; Parse(%q): %v", s, err, other, want)
 		}
 	})
+}
+
+func TestCheckVariety(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{
+		strings.Repeat("a", 25), strings.Repeat("ab", 64), "passwordpasswordpassword", "12345678901234567890", "changeme-changeme-changeme",
+	} {
+		if err := parse(t, s).CheckVariety(); err == nil || strings.Contains(err.Error(), s) {
+			t.Errorf("CheckVariety(%q) = %v, want an error without it", s, err)
+		}
+	}
+	good := []string{"testkey1-local-for-everyone", "a-value-that-somebody-chose", "correct-horse-battery", "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"}
+	for range 1000 {
+		var digits strings.Builder
+		for range 20 {
+			digits.WriteByte('0' + byte(rand.IntN(10)))
+		}
+		good = append(good, digits.String(), apikey.Generate().Reveal())
+	}
+	for _, s := range good {
+		if err := parse(t, s).CheckVariety(); err != nil {
+			t.Errorf("CheckVariety(%q) = %v", s, err)
+		}
+	}
 }

@@ -94,7 +94,7 @@ name: shop
 		{"a new plan", before + "  gold: {}\n", false, "add plan gold: no limits"},
 		{"a new key", edit("- ann", "- ann\n      - eve"), false, "add key eve: on plan free"},
 		{"a new key that is disabled", edit("- ann", "- ann\n      - {name: eve, enabled: false}"), false, "add key eve: on plan free, disabled"},
-		{"a new key without a name", edit("- ann", "- ann\n      - value: a-new-key-0123456789"), false, "add key a-ne… (no name): on plan free"},
+		{"a new key without a name", edit("- ann", "- ann\n      - value: a-new-key-0123456789"), false, "add key sha256:1dfc… (no name): on plan free"},
 		{
 			"all of a key", edit("description: Bob", "description: Robert, customerId: 7, enabled: false, expires: 2030-12-31"), false,
 			"change key bob: disabled; description; customer id; expires 2030-12-31T00:00:00Z",

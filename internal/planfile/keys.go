@@ -51,6 +51,7 @@ func ReadKeys(name string, data []byte, opts KeyOptions) (*File, error) {
 	default:
 		d.csv(text)
 	}
+	d.checkVariety()
 	if err := m.err(name); err != nil {
 		return nil, err
 	}

@@ -154,6 +154,21 @@ func (m *mistakes) err(file string) error {
 	return &Mistakes{File: file, List: m.list, More: m.more}
 }
 
+// checkVariety finds values that can be guessed. In a file of our own they are
+// mistakes; keys of another system keep theirs, and its owner gets a notice.
+func (d *decoder) checkVariety() {
+	for _, k := range d.file.Keys {
+		if k.Value == nil || k.Value.CheckVariety() == nil {
+			continue
+		}
+		if d.own {
+			d.add(k.Place, "a key's value can't be used: %v", k.Value.CheckVariety())
+		} else {
+			d.file.Notices = append(d.file.Notices, fmt.Sprintf("%s: the value of the key on %s repeats itself so much that it can be guessed: rotate it soon", d.file.Name, k.Place))
+		}
+	}
+}
+
 // checkKeys finds the keys that can't be told apart, or stand alone.
 func checkKeys(m *mistakes, keys []Key) {
 	names, values := map[string]Place{}, map[apikey.Hash]Place{}

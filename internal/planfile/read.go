@@ -23,6 +23,7 @@ func Read(name string, data []byte, opts Options) (*File, error) {
 	r := newResolver(m, opts, len(data))
 	d := &decoder{mistakes: m, file: &File{Name: name}}
 	r.bounded(func() { d.read(r, data) })
+	d.checkVariety()
 	checkKeys(m, d.file.Keys)
 	if err := m.err(name); err != nil {
 		return nil, err
