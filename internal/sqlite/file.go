@@ -40,14 +40,14 @@ func find(path string) (string, error) {
 // there is none. SQLite takes an empty file for an empty database.
 func create(path string) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return "", fmt.Errorf("make database directory: %w", err)
+		return "", unwritable("make database directory", err)
 	}
 	// A file that exists is not opened: closing it would release the locks
 	// that SQLite holds on it in this process.
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
-			return "", fmt.Errorf("make database: %w", err)
+			return "", unwritable("make database", err)
 		}
 		if err := f.Close(); err != nil {
 			return "", fmt.Errorf("make database: %w", err)
@@ -56,13 +56,21 @@ func create(path string) (string, error) {
 	return find(path)
 }
 
+// unwritable says what to do where this process may not write.
+func unwritable(what string, err error) error {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("%s: %w: let user %d (group %d) write there, or set DATABASE_URL=sqlite:PATH to a file in a folder where it may", what, err, os.Geteuid(), os.Getegid())
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 // lockFile takes the lock of the one process that serves the file, which ends
 // with the process or when what is returned is closed. Close it after SQLite:
 // that releases SQLite's own locks too.
 func lockFile(file string) (*os.File, error) {
 	f, err := openLock(file)
 	if err != nil {
-		return nil, fmt.Errorf("lock database: %w", err)
+		return nil, unwritable("open database", err)
 	}
 	if err := lock(f); err != nil {
 		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) {

@@ -162,7 +162,7 @@ func (db *DB) explain(err error) error {
 		case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
 			return fmt.Errorf("%s is not a SQLite database, or is damaged: set DATABASE_URL to another file, or restore this one: %w", db.path, err)
 		case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM:
-			return fmt.Errorf("%s can't be opened for writing: give this user the right to write to it and its directory: %w", db.path, err)
+			return fmt.Errorf("%s can't be opened for writing: let user %d (group %d) write to it and its folder, or set DATABASE_URL: %w", db.path, os.Geteuid(), os.Getegid(), err)
 		case sqlite3.SQLITE_BUSY:
 			return fmt.Errorf("%s is locked by another process: %w", db.path, err)
 		}
