@@ -3,13 +3,16 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -421,6 +424,37 @@ func TestHelpAndVersion(t *testing.T) {
 	if err != nil || !strings.Contains(out, "($DATABASE_URL)") {
 		t.Errorf("serve --help: %v, %s", err, out)
 	}
+	for _, args := range [][]string{{}, {"help"}} {
+		if bare, stderr, err := helloapi(t, nil, args...); err != nil || bare == "" || !strings.Contains(bare, "Usage: helloapi <command>") || stderr != "" {
+			t.Errorf("%q: %v, %s%s", args, err, bare, stderr)
+		}
+	}
+	if help, _, err := helloapi(t, nil, "help", "serve"); err != nil || help != out {
+		t.Errorf("help serve: %v, %s", err, help)
+	}
+	for _, test := range []struct {
+		args []string
+		hint string
+	}{
+		{[]string{"nope"}, "`helloapi --help`"},
+		{[]string{"help", "nope"}, "`helloapi --help`"},
+		{[]string{"--nope"}, "`helloapi --help`"},
+		{[]string{"keys"}, "`helloapi keys --help`"},
+		{[]string{"keys", "create"}, "`helloapi keys create --help`"},
+		{[]string{"keys", "create", "brooks", "--nope"}, "`helloapi keys create --help`"},
+		{[]string{"serve", "--max-in-flight=0"}, "`helloapi serve --help`"},
+	} {
+		if _, _, err := helloapi(t, nil, test.args...); err == nil || !strings.Contains(err.Error(), test.hint) {
+			t.Errorf("%q: %v, want a hint at %s", test.args, err, test.hint)
+		}
+	}
+	if _, _, err := helloapi(t, map[string]string{"MAX_IN_FLIGHT": "many"}, "serve"); err == nil || !strings.Contains(err.Error(), "`helloapi serve --help`") {
+		t.Errorf("a wrong setting in the environment: %v", err)
+	}
+	short, _, err := helloapi(t, nil, "--version")
+	if long, _, err2 := helloapi(t, nil, "version"); err != nil || err2 != nil || short != long {
+		t.Errorf("--version: %v %v, %s", err, err2, short)
+	}
 	if out, _, err = helloapi(t, nil, "version"); err != nil || !strings.HasPrefix(out, "helloapi ") {
 		t.Errorf("version: %v, %s", err, out)
 	}
@@ -548,5 +582,95 @@ func TestREADMESettings(t *testing.T) {
 	}
 	if !strings.Contains(string(readme), want) {
 		t.Errorf("README.md lacks this table:\n%s", want)
+	}
+}
+
+// A value that can't be printed is lost: what to do is said.
+func TestValueLost(t *testing.T) {
+	t.Parallel()
+	url := backendtest.SQLite(t)
+	backendtest.Migrate(t, url)
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	r, closed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Close()
+	defer closed.Close()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, stdout := range map[string]*os.File{"full": full, "closed": closed} {
+		for i, args := range [][]string{
+			{"keys", "create", "it's " + name, "--plan", "free"},
+			{"keys", "rotate", "it's " + name},
+			{"keys", "rotate", "it's " + name, "-o", "json"},
+		} {
+			cmd := exec.Command(self, args...)
+			cmd.Env = []string{asProgram + "=1", "DATABASE_URL=" + url}
+			var stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = stdout, &stderr
+			err := cmd.Run()
+			if want := "`helloapi keys rotate 'it'\\''s " + name + "'`"; err == nil || !strings.Contains(stderr.String(), want) {
+				t.Errorf("%s output, %d: %v, want %s in\n%s", name, i, err, want, &stderr)
+			}
+		}
+	}
+}
+
+// Any user may serve, also one without a name, in group 0, as OpenShift runs
+// images; where it may not write, one line says so.
+func TestAnyUser(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "helloapi")
+	if err := errors.Join(
+		os.Chmod(filepath.Dir(dir), 0o755),
+		os.WriteFile(program, binary, 0o755),
+		os.Mkdir(filepath.Join(dir, "group"), 0o770), os.Chmod(filepath.Join(dir, "group"), 0o770),
+		os.Mkdir(filepath.Join(dir, "others"), 0o555),
+	); err != nil {
+		t.Fatal(err)
+	}
+	user := os.Geteuid()
+	run := func(args ...string) (string, error) {
+		cmd := exec.Command(program, args...)
+		cmd.Dir = dir
+		cmd.Env = []string{asProgram + "=1", "ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0"}
+		if os.Geteuid() == 0 {
+			user = 12345
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 0, NoSetGroups: true}}
+		}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	for _, args := range [][]string{
+		{"migrate", "--database-url=sqlite:group/data/helloapi.db"},
+		{"keys", "list", "--database-url=sqlite:group/data/helloapi.db"},
+	} {
+		if out, err := run(args...); err != nil {
+			t.Errorf("%q: %v\n%s", args, err, out)
+		}
+	}
+	for _, path := range []string{"others/helloapi.db", "others/data/helloapi.db"} {
+		for _, command := range []string{"serve", "migrate"} {
+			out, err := run(command, "--database-url=sqlite:"+path)
+			if want := fmt.Sprintf("let user %d (group", user); err == nil || !strings.Contains(out, want) || strings.Count(out, "\n") != 1 {
+				t.Errorf("%s in %s: %v, want one line with %q:\n%s", command, path, err, want, out)
+			}
+		}
 	}
 }

@@ -136,7 +136,7 @@ func printValue(p *program, o output, done string, key apikey.Key, value apikey.
 		if made {
 			shown.Value = value.Reveal()
 		}
-		return printJSON(p.stdout, shown)
+		return valueLost(printJSON(p.stdout, shown), key.Name, made)
 	}
 	if !made {
 		fmt.Fprintln(p.stderr, done)
@@ -145,7 +145,16 @@ func printValue(p *program, o output, done string, key apikey.Key, value apikey.
 	// The value alone on standard output, for scripts.
 	fmt.Fprintln(p.stderr, done, "This is its value, shown this once:")
 	_, err := fmt.Fprintln(p.stdout, value.Reveal())
-	return err
+	return valueLost(err, key.Name, made)
+}
+
+// valueLost says what to do if a value could not be printed that was made just
+// now: nobody knows it.
+func valueLost(err error, name string, made bool) error {
+	if err == nil || !made {
+		return err
+	}
+	return fmt.Errorf("the key is changed, but its new value could not be printed and is lost (%w): `helloapi keys rotate %s` gives it another one", err, shellWord(name))
 }
 
 // parseExpiry reads when a key expires: a date, a time, or how long from now.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -74,13 +75,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 	if err != nil {
 		return fmt.Errorf("commands: %w", err) // a mistake in the structs above
 	}
-	kctx, err := parser.Parse(args)
+	kctx, err := parser.Parse(asCommand(args))
 	if exited {
 		return nil
 	}
 	// Everything that is wrong, at once.
-	if err := errors.Join(append(invalid, err)...); err != nil {
-		return errors.Join(err, errUsage)
+	if problems := errors.Join(append(invalid, err)...); problems != nil {
+		var parse *kong.ParseError
+		if errors.As(err, &parse) {
+			kctx = parse.Context
+		}
+		return errors.Join(problems, usageHint(kctx))
 	}
 	return kctx.Run(&program{ctx, getenv, stdin, stdout, stderr})
 }
@@ -113,7 +118,32 @@ func trimmed(ctx *kong.DecodeContext, target reflect.Value) error {
 	return nil
 }
 
-var errUsage = errors.New("`helloapi --help`, or COMMAND --help, shows what there is")
+// asCommand returns args with other common ways to ask for help and the version
+// in place of the flag and the command.
+func asCommand(args []string) []string {
+	switch {
+	case len(args) == 0:
+		return []string{"--help"}
+	case args[0] == "help":
+		return append(slices.Clone(args[1:]), "--help")
+	case args[0] == "--version":
+		return append([]string{"version"}, args[1:]...)
+	}
+	return args
+}
+
+// usageHint says whose help has what was given in a wrong way.
+func usageHint(kctx *kong.Context) error {
+	command := "helloapi"
+	if kctx != nil {
+		for _, step := range kctx.Path {
+			if step.Command != nil {
+				command += " " + step.Command.Name
+			}
+		}
+	}
+	return fmt.Errorf("`%s --help` shows what it takes", command)
+}
 
 // variable returns the name of the environment's twin of a flag: a setting of
 // the service has the flag's own name in capitals, others HELLOAPI_ before it,

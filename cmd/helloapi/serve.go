@@ -261,9 +261,19 @@ func (c *serveCmd) logFormat(w io.Writer) slog.Handler {
 	_ = level.UnmarshalText([]byte(c.LogLevel)) // one of the enum
 	opts := &slog.HandlerOptions{Level: level}
 	if c.LogFormat == "json" {
+		opts.ReplaceAttr = inSeconds
 		return slog.NewJSONHandler(w, opts)
 	}
 	return slog.NewTextHandler(w, opts)
+}
+
+// inSeconds writes a duration as a number whose name has the unit: in JSON it
+// would be a bare number of nanoseconds.
+func inSeconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		return slog.Float64(a.Key+"_seconds", a.Value.Duration().Seconds())
+	}
+	return a
 }
 
 func plansByName(ctx context.Context, plans plan.Plans) (map[string]plan.Plan, error) {

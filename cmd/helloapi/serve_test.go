@@ -542,3 +542,20 @@ func TestOrigins(t *testing.T) {
 		}
 	}
 }
+
+// The unit of a time in a JSON log is in its name.
+func TestLogDurations(t *testing.T) {
+	t.Parallel()
+	p := launch(t, t.TempDir(), "LOG_FORMAT=json", "DRAIN_DELAY=1500us")
+	waitFor(t, "serve to begin", func() bool { return strings.Contains(p.stderr.String(), `"msg":"serving"`) })
+	addr := regexp.MustCompile(`"addr":"([^"]+)"`).FindStringSubmatch(p.stderr.String())
+	get(t, "http://"+addr[1]+"/hello", "")
+	if err := p.stop(t); err != nil {
+		t.Error(err)
+	}
+	log := p.stderr.String()
+	if !regexp.MustCompile(`"duration_seconds":0\.\d+|"duration_seconds":\d(\.\d+)?e-\d+`).MatchString(log) || !strings.Contains(log, `"drain_delay_seconds":0.0015`) ||
+		strings.Contains(log, `"duration":`) || strings.Contains(log, `"drain_delay":`) {
+		t.Errorf("logged\n%s", log)
+	}
+}
