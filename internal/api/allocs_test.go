@@ -15,8 +15,8 @@ import (
 
 	"helloapi/internal/api"
 	"helloapi/internal/apikey"
+	"helloapi/internal/limits"
 	"helloapi/internal/memmeter"
-	"helloapi/internal/meter"
 	"helloapi/internal/plan"
 	"helloapi/internal/web"
 )
@@ -89,10 +89,11 @@ func bareHandler() http.Handler {
 var goodKey = apikey.Generate()
 
 func newAPI(t testing.TB) http.Handler {
-	ledger := meter.NewLedger(noUsage{}, slog.New(slog.DiscardHandler))
-	t.Cleanup(func() { ledger.Close() })
+	l := limits.New(limits.Config{
+		Local: memmeter.New(), Usage: noUsage{}, Replica: "here", Log: slog.New(slog.DiscardHandler),
+	})
 	h, err := api.New(api.Config{
-		Greetings: numbers{}, Keys: oneKey{}, Limiter: memmeter.New(), Ledger: ledger,
+		Greetings: numbers{}, Keys: oneKey{}, Limits: l,
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Metrics: web.NewMetrics(prometheus.NewRegistry()),
 		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: 10 * time.Second,
 	})
@@ -126,8 +127,10 @@ func (oneKey) Find(_ context.Context, h apikey.Hash) (*apikey.Key, error) {
 
 func (oneKey) Now() time.Time { return time.Now() }
 
-type noUsage struct{ meter.Usage }
+type noUsage struct{ limits.UsageStore }
 
-func (noUsage) RecordUsage(context.Context, string, []meter.UsageRow) error { return nil }
-func (noUsage) Used(context.Context, meter.UsageQuery) (int64, error)       { return 0, nil }
-func (noUsage) TrimUsage(_ context.Context, _, _ plan.Date) error           { return nil }
+func (noUsage) RecordUsage(context.Context, string, []limits.UsageRow) error { return nil }
+func (noUsage) Used(context.Context, limits.UsageQuery) (c limits.Charged, err error) {
+	return c, nil
+}
+func (noUsage) TrimUsage(_ context.Context, _, _ plan.Date) error { return nil }

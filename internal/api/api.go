@@ -15,6 +15,7 @@ import (
 	"helloapi/internal/database"
 	"helloapi/internal/hello"
 	"helloapi/internal/idempotency"
+	"helloapi/internal/limits"
 	"helloapi/internal/meter"
 	"helloapi/internal/web"
 )
@@ -25,8 +26,7 @@ type Config struct {
 	DB        *database.DB         // for the rows of endpoints
 	Answers   *idempotency.Answers // to requests that are repeated
 	Keys      Keys
-	Limiter   meter.Limiter
-	Ledger    *meter.Ledger
+	Limits    *limits.Limits
 
 	Log     *slog.Logger
 	Metrics *web.Metrics
@@ -45,7 +45,7 @@ type Keys interface {
 // New returns the public API: the endpoints of this map, and any others. It
 // fails, and names the endpoint, where one of them could not answer.
 func New(c Config, others ...Endpoint) (http.Handler, error) {
-	m := meter.New(c.Limiter, c.Ledger)
+	m := meter.New(c.Limits)
 	endpoints := append([]Endpoint{
 		{Method: "GET", Path: "/hello", Handler: with(hello.Handler, c.Greetings), Idempotent: true},
 		{Method: "GET", Path: "/usage", Handler: m.Usage, Free: true}, // works even when the quota is used up
@@ -76,7 +76,7 @@ func (e Endpoint) metered(m *meter.Meter, answers *idempotency.Answers) http.Han
 		handler = web.UnescapePath(handler)
 	}
 	if e.Free {
-		return m.Throttle(handler) // 429
+		return m.Free(handler) // 429
 	}
 	metered := m.Enforce(handler) // 429; charges what is answered below 400
 	if !e.Idempotent {

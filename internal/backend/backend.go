@@ -4,6 +4,7 @@ package backend
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,8 +19,8 @@ import (
 	"helloapi/internal/database"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/hello"
+	"helloapi/internal/limits"
 	"helloapi/internal/memmeter"
-	"helloapi/internal/meter"
 	"helloapi/internal/plan"
 	"helloapi/internal/planfile"
 	"helloapi/internal/postgres"
@@ -41,7 +42,7 @@ type Database interface {
 	plan.Plans
 	planfile.Store
 	countfile.Store
-	meter.Usage
+	limits.UsageStore
 
 	// Conn runs the statements of endpoints that keep rows of their own.
 	Conn() *database.DB
@@ -82,11 +83,10 @@ type Config struct {
 type Backend struct {
 	Database
 	KeyCache *apikey.Cache // finds keys of Database
-	Limiter  meter.Limiter
-	Ledger   *meter.Ledger // of what Limiter charged
+	Limits   *limits.Limits
 
-	redis    *redismeter.Limiter // nil without Redis, as is
-	fallback *meter.Fallback     // Limiter
+	redis      *redismeter.Counters // nil without Redis
+	stopLimits func() error         // nil before they run
 }
 
 // Open opens what cfg asks for, to be served from.
@@ -98,10 +98,11 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err := migrations.Check(); err != nil {
 		return nil, err
 	}
-	b := &Backend{Limiter: memmeter.New()}
+	b := &Backend{}
+	replica := rand.Text()
 	if cfg.RedisURL != "" {
 		// By the time that a clock is needed there is the database's.
-		if b.redis, err = redismeter.Open(cfg.RedisURL, func() time.Time { return b.KeyCache.Now() }); err != nil {
+		if b.redis, err = redismeter.Open(cfg.RedisURL, replica, func() time.Time { return b.KeyCache.Now() }); err != nil {
 			return nil, err
 		}
 	} else if !isSQLite {
@@ -131,13 +132,25 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	b.Ledger = meter.NewLedger(b.Database, cfg.Log)
+	l := limits.Config{Local: memmeter.New(), Usage: b.Database, Replica: replica, Deny: cfg.Deny, Log: cfg.Log}
 	if b.redis != nil {
-		b.fallback = meter.NewFallback(b.redis, b.Limiter, b.Ledger, pg, cfg.Deny, cfg.Log)
-		b.Limiter = b.fallback
-		_ = b.redis.Ping(ctx) // learns the time, if it can; who needs Redis finds out if it is away
+		l.Shared, l.Peers = b.redis, pg
+		_ = b.redis.Check(ctx) // learns the time, if it can; who needs Redis finds out if it is away
 	}
+	b.Limits = limits.New(l)
+	b.runLimits()
 	return b, nil
+}
+
+// runLimits runs the limits until stopLimits is called.
+func (b *Backend) runLimits() {
+	ctx, stop := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- b.Limits.Run(ctx) }()
+	b.stopLimits = func() error {
+		stop()
+		return <-stopped
+	}
 }
 
 // OpenDatabase opens a database to look at it or change it, beside those that
@@ -247,17 +260,17 @@ func (b *Backend) File() (path string, ok bool) {
 
 // About tells a person what the stores are, and how they are.
 func (b *Backend) About() [][2]string {
-	database, limits := "PostgreSQL", "counted by this process alone"
+	database, counted := "PostgreSQL", "counted by this process alone"
 	if path, ok := b.File(); ok {
 		database = "SQLite, " + path
 	}
-	if b.fallback != nil {
-		limits = "counted in Redis, for all replicas"
-		if b.fallback.Away() {
-			limits = "Redis does not answer: not counted together until it does"
+	if b.redis != nil {
+		counted = "counted in Redis, for all replicas"
+		if trouble := b.Limits.Trouble(); trouble != "" {
+			counted = trouble + ": not counted together until it counts"
 		}
 	}
-	return [][2]string{{"Database", database}, {"Limits", limits}}
+	return [][2]string{{"Database", database}, {"Limits", counted}}
 }
 
 // Ready returns nil if requests can be served: the database does what
@@ -266,10 +279,7 @@ func (b *Backend) Ready(ctx context.Context) error {
 	if err := b.Database.Ready(ctx); err != nil {
 		return err
 	}
-	if b.fallback != nil {
-		return b.fallback.Ready(ctx)
-	}
-	return nil
+	return b.Limits.Ready(ctx)
 }
 
 // Close answers what is under way, then closes all. Limits come last: a
@@ -279,14 +289,11 @@ func (b *Backend) Close() error {
 	if b.KeyCache != nil {
 		b.KeyCache.Close()
 	}
-	if b.Ledger != nil {
-		errs = append(errs, b.Ledger.Close())
+	if b.stopLimits != nil {
+		errs = append(errs, b.stopLimits())
 	}
 	if b.Database != nil {
 		errs = append(errs, b.Database.Close())
-	}
-	if b.fallback != nil {
-		b.fallback.Close()
 	}
 	if b.redis != nil {
 		b.redis.Close()
@@ -320,16 +327,12 @@ func (b *Backend) Describe(ch chan<- *prometheus.Desc) {
 	ch <- flushesDesc
 	ch <- callsDesc
 	ch <- waitingDesc
-	if b.fallback != nil {
-		b.fallback.Describe(ch)
-	}
+	b.Limits.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (b *Backend) Collect(ch chan<- prometheus.Metric) {
-	if b.fallback != nil {
-		b.fallback.Collect(ch)
-	}
+	b.Limits.Collect(ch)
 	for store, s := range b.Stats() {
 		ch <- prometheus.MustNewConstMetric(flushesDesc, prometheus.CounterValue, float64(s.Flushes), store)
 		ch <- prometheus.MustNewConstMetric(callsDesc, prometheus.CounterValue, float64(s.Calls), store)

@@ -27,7 +27,8 @@ import (
 	"helloapi/internal/backend"
 	"helloapi/internal/hello"
 	"helloapi/internal/idempotency"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
+	"helloapi/internal/memmeter"
 	"helloapi/internal/plan"
 	"helloapi/internal/web"
 )
@@ -47,7 +48,7 @@ func TestAPI(t *testing.T, replicas int, fresh func(testing.TB) backend.Config) 
 		"ChargeOnlyServed":  testChargeOnlyServed,
 		"BrokenGreetings":   testBrokenGreetings,
 		"BrokenKeys":        testBrokenKeys,
-		"BrokenLimiter":     testBrokenLimiter,
+		"BrokenCounters":    testBrokenCounters,
 		"ClientThatLeaves":  testClientThatLeaves,
 		"Usage":             testUsageEndpoint,
 		"Grant":             testGrant,
@@ -119,7 +120,7 @@ func (d *deployment) serve(t testing.TB, b *backend.Backend, change func(*api.Co
 	t.Helper()
 	db := b.Conn()
 	cfg := api.Config{
-		Greetings: b, DB: db, Answers: idempotency.New(db, b.KeyCache.Now, requestTimeout), Keys: b.KeyCache, Limiter: b.Limiter, Ledger: b.Ledger,
+		Greetings: b, DB: db, Answers: idempotency.New(db, b.KeyCache.Now, requestTimeout), Keys: b.KeyCache, Limits: b.Limits,
 		Log: d.cfg.Log, Metrics: web.NewMetrics(prometheus.NewRegistry()),
 		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: requestTimeout,
 	}
@@ -624,61 +625,54 @@ func testBrokenKeys(t *testing.T, d *deployment) {
 	d.hello(t, key+"x", "brooks").want(t, 403, "Forbidden")
 }
 
-// brokenLimiter fails in some of what it does.
-type brokenLimiter struct {
-	meter.Limiter
-	throttle, charge, refund, persists bool
+// brokenCounters fail in some of what they do.
+type brokenCounters struct {
+	limits.Counters
+	take, ret, persists bool
 }
 
-func (b *brokenLimiter) Throttle(ctx context.Context, keyID string, t plan.Throttle) (time.Duration, error) {
-	if b.throttle {
-		return 0, errBroken
-	}
-	return b.Limiter.Throttle(ctx, keyID, t)
-}
-
-func (b *brokenLimiter) Charge(ctx context.Context, keyID string, q plan.Quota) (meter.Charge, error) {
-	if b.charge {
+func (b *brokenCounters) Take(ctx context.Context, r limits.Request) (limits.Taken, error) {
+	if b.take {
 		if b.persists {
-			if _, err := b.Limiter.Charge(ctx, keyID, q); err != nil {
-				return meter.Charge{}, err
+			if _, err := b.Counters.Take(ctx, r); err != nil {
+				return limits.Taken{}, err
 			}
 		}
-		return meter.Charge{}, errBroken
+		return limits.Taken{}, errBroken
 	}
-	return b.Limiter.Charge(ctx, keyID, q)
+	return b.Counters.Take(ctx, r)
 }
 
-func (b *brokenLimiter) Refund(ctx context.Context, c meter.Charge) error {
-	if b.refund {
+func (b *brokenCounters) Return(ctx context.Context, t limits.Taken) error {
+	if b.ret {
 		return errBroken
 	}
-	return b.Limiter.Refund(ctx, c)
+	return b.Counters.Return(ctx, t)
 }
 
-func testBrokenLimiter(t *testing.T, d *deployment) {
+func testBrokenCounters(t *testing.T, d *deployment) {
 	p := Quota(2)
 	p.Throttle = Throttle(1000, 1000).Throttle
 	key := d.key(t, p)
-	broken := &brokenLimiter{Limiter: d.stores[0].Limiter}
-	with := func(b brokenLimiter) {
-		b.Limiter = broken.Limiter
-		d.change(t, func(c *api.Config) { c.Limiter = &b })
+	counters := memmeter.New()
+	with := func(b brokenCounters) {
+		b.Counters = counters
+		l := limits.New(limits.Config{Local: &b, Usage: d.stores[0], Replica: "broken", Log: d.cfg.Log})
+		d.change(t, func(c *api.Config) { c.Limits = l })
 	}
 	for range 3 {
-		with(brokenLimiter{throttle: true})
-		d.hello(t, key, "brooks").wantUnavailable(t)
-		with(brokenLimiter{charge: true})
+		with(brokenCounters{take: true})
 		d.hello(t, key, "brooks").wantUnavailable(t)
 	}
-	with(brokenLimiter{charge: true, persists: true})
+	const bad = "/hello?name=%zz"
+	with(brokenCounters{ret: true})
+	d.do(t, "GET", bad, key).want(t, 400, "The query does not parse: percent-encode what is special in a URL, and separate parameters by &")
+	if !strings.Contains(d.log.String(), "return unit: "+errBroken.Error()) {
+		t.Error("the log does not tell of the unit that could not be returned")
+	}
+	with(brokenCounters{take: true, persists: true})
 	d.hello(t, key, "brooks").wantUnavailable(t) // and a unit is lost
-	with(brokenLimiter{refund: true})
-	d.do(t, "GET", "/hello?name=%zz", key).want(t, 400, "The query does not parse: percent-encode what is special in a URL, and separate parameters by &")
-	if !strings.Contains(d.log.String(), "refund: "+errBroken.Error()) {
-		t.Error("the log does not tell of the refund that failed")
-	}
-	with(brokenLimiter{})
+	with(brokenCounters{})
 	d.hello(t, key, "brooks").want(t, 429, "Limit Exceeded")
 	// None of them was greeted.
 	d.hello(t, d.key(t, plan.Plan{}), "brooks").want(t, 200, "Hello brooks #1!")
@@ -875,7 +869,7 @@ func testRoundTrips(t *testing.T, d *deployment) {
 	before := d.stores[0].Stats()
 	d.hello(t, key, "brooks")
 	after := d.stores[0].Stats()
-	want := map[string]uint64{"greetings": 1, "keys": 0, "usage": 0, "limits": 2}
+	want := map[string]uint64{"greetings": 1, "keys": 0, "usage": 0, "limits": 1}
 	for store, s := range after {
 		if got := s.Flushes - before[store].Flushes; got != want[store] {
 			t.Errorf("one request took %d round trips for %s, want %d", got, store, want[store])

@@ -16,7 +16,7 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
 	"helloapi/internal/hello"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 	"helloapi/migrations"
 )
@@ -39,6 +39,7 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"GreetingCounts":    testGreetingCounts,
 		"Usage":             testUsage,
 		"UsageAccounts":     testUsageAccounts,
+		"UsageAlone":        testUsageAlone,
 		"UsageBefore":       testUsageBefore,
 		"TrimUsage":         testTrimUsage,
 		"Grants":            testGrants,
@@ -614,19 +615,19 @@ func testGreetingCounts(t *testing.T, url string) {
 
 func testUsage(t *testing.T, url string) {
 	db := open(t, url)
-	record := func(writer string, rows ...meter.UsageRow) {
+	record := func(writer string, rows ...limits.UsageRow) {
 		t.Helper()
 		if err := db.RecordUsage(t.Context(), writer, rows); err != nil {
 			t.Fatal(err)
 		}
 	}
-	row := func(key string, day plan.Date, n int64) meter.UsageRow {
-		return meter.UsageRow{Slot: meter.Slot{KeyID: key, Date: day}, Charged: n}
+	row := func(key string, day plan.Date, n int64) limits.UsageRow {
+		return limits.UsageRow{UsageKey: limits.UsageKey{KeyID: key, Date: day}, Charged: n}
 	}
-	used := func(q meter.UsageQuery, want int64) {
+	used := func(q limits.UsageQuery, want int64) {
 		t.Helper()
-		if got, err := db.Used(t.Context(), q); err != nil || got != want {
-			t.Errorf("Used(%+v) = %d, %v; want %d", q, got, err, want)
+		if got, err := db.Used(t.Context(), q); err != nil || got.Shared != want || got.Alone != nil {
+			t.Errorf("Used(%+v) = %+v, %v; want %d", q, got, err, want)
 		}
 	}
 	record("w1", row("a", "2026-02-27", 1), row("a", "2026-02-28", 10), row("a", "2026-03-01", 100), row("b", "2026-02-28", 5))
@@ -634,17 +635,17 @@ func testUsage(t *testing.T, url string) {
 	// A write whose answer was lost is done again, also after a younger one.
 	record("w1", row("a", "2026-02-28", 10))
 	record("w1", row("a", "2026-02-28", 7))
-	used(meter.UsageQuery{KeyID: "a", First: "2026-02-28", Next: "2026-03-01"}, 1010)
-	used(meter.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01"}, 1111)
-	used(meter.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w1", Known: "2026-02-28"}, 1001)
-	used(meter.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w1"}, 1000)
-	used(meter.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w3", Known: "2026-02-01"}, 1111)
-	used(meter.UsageQuery{KeyID: "c", First: "2026-02-01", Next: "2026-04-01"}, 0)
+	used(limits.UsageQuery{KeyID: "a", First: "2026-02-28", Next: "2026-03-01"}, 1010)
+	used(limits.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01"}, 1111)
+	used(limits.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w1", Known: "2026-02-28"}, 1001)
+	used(limits.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w1"}, 1000)
+	used(limits.UsageQuery{KeyID: "a", First: "2026-02-01", Next: "2026-04-01", Writer: "w3", Known: "2026-02-01"}, 1111)
+	used(limits.UsageQuery{KeyID: "c", First: "2026-02-01", Next: "2026-04-01"}, 0)
 
 	var wg sync.WaitGroup
 	for i := range 200 {
 		key, want := []string{"a", "b", "c"}[i%3], []int64{1111, 5, 0}[i%3]
-		wg.Go(func() { used(meter.UsageQuery{KeyID: key, First: "2026-02-01", Next: "2026-04-01"}, want) })
+		wg.Go(func() { used(limits.UsageQuery{KeyID: key, First: "2026-02-01", Next: "2026-04-01"}, want) })
 	}
 	wg.Wait()
 
@@ -652,19 +653,19 @@ func testUsage(t *testing.T, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]meter.DayUsage{{KeyID: "a", Date: "2026-02-28", Charged: 1010}, {KeyID: "a", Date: "2026-03-01", Charged: 100}}, days); diff != "" {
+	if diff := cmp.Diff([]limits.DayUsage{{KeyID: "a", Date: "2026-02-28", Charged: 1010}, {KeyID: "a", Date: "2026-03-01", Charged: 100}}, days); diff != "" {
 		t.Errorf("DailyUsage of one key (-want +got):\n%s", diff)
 	}
 	days, err = db.DailyUsage(t.Context(), "", "2026-02-28", "2026-03-01")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]meter.DayUsage{{KeyID: "a", Date: "2026-02-28", Charged: 1010}, {KeyID: "b", Date: "2026-02-28", Charged: 5}}, days); diff != "" {
+	if diff := cmp.Diff([]limits.DayUsage{{KeyID: "a", Date: "2026-02-28", Charged: 1010}, {KeyID: "b", Date: "2026-02-28", Charged: 5}}, days); diff != "" {
 		t.Errorf("DailyUsage of all (-want +got):\n%s", diff)
 	}
 
 	// 10,000 keys, by two writers in different orders.
-	var rows []meter.UsageRow
+	var rows []limits.UsageRow
 	for i := range 10_000 {
 		rows = append(rows, row(fmt.Sprint("k", i), "2026-05-01", 1))
 	}
@@ -673,28 +674,28 @@ func testUsage(t *testing.T, url string) {
 	wg.Go(func() { record("w1", rows...) })
 	wg.Go(func() { record("w2", backwards...) })
 	wg.Wait()
-	used(meter.UsageQuery{KeyID: "k4711", First: "2026-05-01", Next: "2026-05-02"}, 2)
+	used(limits.UsageQuery{KeyID: "k4711", First: "2026-05-01", Next: "2026-05-02"}, 2)
 }
 
 // A charge stays on the account that it was made on, whatever becomes of the key.
 func testUsageAccounts(t *testing.T, url string) {
 	db := open(t, url)
 	k, _ := newKey(t, db, "brooks")
-	free := meter.Account{KeyName: "brooks", CustomerID: "4711", Plan: "free", Timezone: "UTC"}
-	paid := meter.Account{KeyName: "brooks", CustomerID: "4711", Plan: "paid", Timezone: "Europe/Berlin"}
-	slot := meter.Slot{KeyID: k.ID, Date: "2026-03-10"}
-	record := func(writer string, rows ...meter.UsageRow) {
+	free := limits.Account{KeyName: "brooks", CustomerID: "4711", Plan: "free", Timezone: "UTC"}
+	paid := limits.Account{KeyName: "brooks", CustomerID: "4711", Plan: "paid", Timezone: "Europe/Berlin"}
+	slot := limits.UsageKey{KeyID: k.ID, Date: "2026-03-10"}
+	record := func(writer string, rows ...limits.UsageRow) {
 		t.Helper()
 		if err := db.RecordUsage(t.Context(), writer, rows); err != nil {
 			t.Fatal(err)
 		}
 	}
-	record("w1", meter.UsageRow{Slot: slot, Account: free, Charged: 5})
-	record("w2", meter.UsageRow{Slot: slot, Account: free, Charged: 2})
+	record("w1", limits.UsageRow{UsageKey: slot, Account: free, Charged: 5})
+	record("w2", limits.UsageRow{UsageKey: slot, Account: free, Charged: 2})
 	for range 2 { // repeating it changes nothing
-		record("w1", meter.UsageRow{Slot: slot, Account: free, Charged: 5}, meter.UsageRow{Slot: slot, Account: paid, Charged: 40, Part: 1})
+		record("w1", limits.UsageRow{UsageKey: slot, Account: free, Charged: 5}, limits.UsageRow{UsageKey: slot, Account: paid, Charged: 40, Part: 1})
 	}
-	want := []meter.DayUsage{
+	want := []limits.DayUsage{
 		{KeyID: k.ID, Date: slot.Date, Account: free, Charged: 7},
 		{KeyID: k.ID, Date: slot.Date, Account: paid, Charged: 40},
 	}
@@ -708,9 +709,9 @@ func testUsageAccounts(t *testing.T, url string) {
 			t.Errorf("%s (-want +got):\n%s", when, diff)
 		}
 		for writer, n := range map[string]int64{"w1": 2, "w2": 45, "w": 47} { // without the writer's own
-			q := meter.UsageQuery{KeyID: k.ID, First: slot.Date, Next: slot.Date.Next(), Writer: writer, Known: slot.Date}
-			if got, err := db.Used(t.Context(), q); when == "recorded" && (err != nil || got != n) {
-				t.Errorf("Used without %s = %d, %v; want %d", writer, got, err, n)
+			q := limits.UsageQuery{KeyID: k.ID, First: slot.Date, Next: slot.Date.Next(), Writer: writer, Known: slot.Date}
+			if got, err := db.Used(t.Context(), q); when == "recorded" && (err != nil || got.Shared != n) {
+				t.Errorf("Used without %s = %+v, %v; want %d", writer, got, err, n)
 			}
 		}
 	}
@@ -731,12 +732,51 @@ func testUsageAccounts(t *testing.T, url string) {
 		t.Errorf("%d rows (%v), want one an account", n, err)
 	}
 	// What comes late is folded later.
-	record("w3", meter.UsageRow{Slot: slot, Account: free, Charged: 1})
+	record("w3", limits.UsageRow{UsageKey: slot, Account: free, Charged: 1})
 	want[0].Charged++
 	if err := db.TrimUsage(t.Context(), "2026-03-11", "2026-01-01"); err != nil {
 		t.Fatal(err)
 	}
 	check("folded again")
+}
+
+// What a replica charged alone is told apart, and adds up with the rest on bills.
+func testUsageAlone(t *testing.T, url string) {
+	db := open(t, url)
+	account := limits.Account{KeyName: "brooks", Plan: "free", Timezone: "UTC"}
+	slot := limits.UsageKey{KeyID: "k", Date: "2026-03-10"}
+	for range 2 { // repeating it changes nothing
+		for writer, rows := range map[string][]limits.UsageRow{
+			"w1": {
+				{UsageKey: slot, Account: account, Charged: 5},
+				{UsageKey: slot, Account: account, Charged: 30, Alone: true, Part: 1},
+				{UsageKey: slot, Account: limits.Account{}, Charged: 4, Alone: true, Part: 2},
+			},
+			"w2": {{UsageKey: slot, Account: account, Charged: 200, Alone: true}},
+		} {
+			if err := db.RecordUsage(t.Context(), writer, rows); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for writer, want := range map[string]limits.Charged{
+		"":   {Shared: 5, Alone: map[string]int64{"w1": 34, "w2": 200}},
+		"w1": {Alone: map[string]int64{"w2": 200}},
+		"w2": {Shared: 5, Alone: map[string]int64{"w1": 34}},
+	} {
+		got, err := db.Used(t.Context(), limits.UsageQuery{KeyID: "k", First: slot.Date, Next: slot.Date.Next(), Writer: writer, Known: slot.Date})
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("Used without %q: %v (-want +got):\n%s", writer, err, diff)
+		}
+	}
+	days, err := db.DailyUsage(t.Context(), "k", slot.Date, slot.Date.Next())
+	var n int64
+	for _, d := range days {
+		n += d.Charged
+	}
+	if err != nil || n != 239 {
+		t.Errorf("on bills: %d, %v", n, err)
+	}
 }
 
 // Rows of the release before name no account: they go on the key's present one,
@@ -755,7 +795,7 @@ func testUsageBefore(t *testing.T, url string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []meter.DayUsage{{KeyID: k.ID, Date: "2026-03-10", Account: meter.Account{KeyName: name, Plan: plan, Timezone: "UTC"}, Charged: 5}}
+		want := []limits.DayUsage{{KeyID: k.ID, Date: "2026-03-10", Account: limits.Account{KeyName: name, Plan: plan, Timezone: "UTC"}, Charged: 5}}
 		if diff := cmp.Diff(want, days); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", when, diff)
 		}
@@ -783,9 +823,9 @@ func testUsageBefore(t *testing.T, url string) {
 func testTrimUsage(t *testing.T, url string) {
 	db := open(t, url)
 	for _, writer := range []string{"w1", "w2", "w3"} {
-		var rows []meter.UsageRow
+		var rows []limits.UsageRow
 		for _, day := range []plan.Date{"2026-01-01", "2026-02-01", "2026-03-01"} {
-			rows = append(rows, meter.UsageRow{Slot: meter.Slot{KeyID: "a", Date: day}, Charged: 10})
+			rows = append(rows, limits.UsageRow{UsageKey: limits.UsageKey{KeyID: "a", Date: day}, Charged: 10})
 		}
 		if err := db.RecordUsage(t.Context(), writer, rows); err != nil {
 			t.Fatal(err)
@@ -804,7 +844,7 @@ func testTrimUsage(t *testing.T, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]meter.DayUsage{{KeyID: "a", Date: "2026-02-01", Charged: 30}, {KeyID: "a", Date: "2026-03-01", Charged: 30}}, days); diff != "" {
+	if diff := cmp.Diff([]limits.DayUsage{{KeyID: "a", Date: "2026-02-01", Charged: 30}, {KeyID: "a", Date: "2026-03-01", Charged: 30}}, days); diff != "" {
 		t.Errorf("usage after it was trimmed (-want +got):\n%s", diff)
 	}
 	var n int

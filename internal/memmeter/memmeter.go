@@ -11,15 +11,15 @@ import (
 	"golang.org/x/time/rate"
 
 	"helloapi/internal/clock"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 )
 
 // sweepEvery is how often counters that no longer matter are dropped.
 const sweepEvery = time.Minute
 
-// Limiter is a meter.Limiter in memory.
-type Limiter struct {
+// Counters are limits.Counters in memory.
+type Counters struct {
 	mu      sync.Mutex
 	buckets map[string]*bucket  // by key ID
 	used    map[string]*counter // by key ID
@@ -38,11 +38,11 @@ type counter struct {
 	used   int64
 }
 
-var _ meter.Limiter = (*Limiter)(nil)
+var _ limits.Counters = (*Counters)(nil)
 
-// New returns a Limiter that has counted nothing.
-func New() *Limiter {
-	return &Limiter{
+// New returns Counters that have counted nothing.
+func New() *Counters {
+	return &Counters{
 		buckets: map[string]*bucket{},
 		used:    map[string]*counter{},
 		sweep:   time.Now().Add(sweepEvery),
@@ -50,18 +50,73 @@ func New() *Limiter {
 }
 
 // Now returns this machine's time.
-func (l *Limiter) Now() time.Time { return clock.Now() }
+func (c *Counters) Now() time.Time { return clock.Now() }
 
-// Throttle implements meter.Limiter. It never fails.
-func (l *Limiter) Throttle(_ context.Context, keyID string, t plan.Throttle) (time.Duration, error) {
+// Generation implements limits.Counters: memory is lost with the process.
+func (c *Counters) Generation() uint64 { return 0 }
+
+// Take implements limits.Counters. It never fails.
+func (c *Counters) Take(_ context.Context, r limits.Request) (limits.Taken, error) {
+	t := limits.Taken{KeyID: r.KeyID, Window: r.Window, Cost: r.Cost}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := clock.Now() // under the lock, so that windows only go forward
+	c.dropStale(now)
+	var n *counter
+	if !r.Window.End.IsZero() {
+		if !r.Window.Contains(now) {
+			t.Outcome = limits.WrongWindow
+			return t, nil
+		}
+		if n = c.counter(r); n == nil {
+			t.Outcome = limits.Unseeded
+			return t, nil
+		}
+		t.Used, t.Epoch = n.used, n.epoch
+	}
+	if r.Throttle != nil {
+		if wait := c.throttle(r.KeyID, *r.Throttle); wait > 0 {
+			t.Outcome, t.Wait = limits.Throttled, wait
+			return t, nil
+		}
+	}
+	if n != nil && r.Cost > 0 {
+		if n.used+r.Cost > r.Limit {
+			t.Outcome = limits.Exhausted
+			return t, nil
+		}
+		n.used += r.Cost
+		t.Used = n.used
+	}
+	return t, nil
+}
+
+// counter returns the counter that r is about, brought up to date, or nil if
+// there is none. The caller holds c.mu.
+func (c *Counters) counter(r limits.Request) *counter {
+	n := c.used[r.KeyID]
+	if n == nil || !n.window.Equal(r.Window) {
+		if r.Seed == nil {
+			return nil
+		}
+		c.epochs++
+		n = &counter{window: r.Window, epoch: strconv.FormatUint(c.epochs, 36)}
+		c.used[r.KeyID] = n
+	}
+	if r.Seed != nil {
+		n.used = max(n.used, r.Seed.Shared)
+	}
+	return n
+}
+
+// throttle takes a token and returns 0, or returns how long it takes until there
+// is one. The caller holds c.mu.
+func (c *Counters) throttle(keyID string, t plan.Throttle) time.Duration {
 	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dropStale(now)
-	b := l.buckets[keyID]
+	b := c.buckets[keyID]
 	if b == nil {
 		b = &bucket{t, rate.NewLimiter(rate.Limit(t.Rate), int(t.Burst))}
-		l.buckets[keyID] = b
+		c.buckets[keyID] = b
 	}
 	if b.throttle != t {
 		b.throttle = t
@@ -69,78 +124,38 @@ func (l *Limiter) Throttle(_ context.Context, keyID string, t plan.Throttle) (ti
 		b.tokens.SetBurstAt(now, int(t.Burst))
 	}
 	if b.tokens.AllowN(now, 1) {
-		return 0, nil
+		return 0
 	}
 	missing := 1 - b.tokens.TokensAt(now)
-	return max(1, time.Duration(math.Ceil(missing/t.Rate*float64(time.Second)))), nil
+	return max(1, time.Duration(math.Ceil(missing/t.Rate*float64(time.Second))))
 }
 
-// Charge implements meter.Limiter.
-func (l *Limiter) Charge(_ context.Context, keyID string, q plan.Quota) (meter.Charge, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := clock.Now() // under the lock, so that windows only go forward
-	w, err := q.Window(now)
-	if err != nil {
-		return meter.Charge{}, err
-	}
-	l.dropStale(now)
-	c := l.used[keyID]
-	if c == nil || !c.window.Equal(w) {
-		return meter.Charge{KeyID: keyID, Missing: true, Window: w}, nil
-	}
-	granted := c.used < q.Limit
-	if granted {
-		c.used++
-	}
-	return meter.Charge{KeyID: keyID, Granted: granted, Used: c.used, Window: w, Epoch: c.epoch}, nil
-}
-
-// Raise implements meter.Limiter. It never fails.
-func (l *Limiter) Raise(_ context.Context, keyID string, w plan.Window, used int64) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !w.Contains(clock.Now()) {
-		return nil
-	}
-	c := l.used[keyID]
-	if c == nil || !c.window.Equal(w) {
-		l.epochs++
-		c = &counter{window: w, epoch: strconv.FormatUint(l.epochs, 36)}
-		l.used[keyID] = c
-	}
-	c.used = max(c.used, used)
-	return nil
-}
-
-// Losses implements meter.Limiter: memory is lost with the process.
-func (l *Limiter) Losses() uint64 { return 0 }
-
-// Refund implements meter.Limiter. It never fails.
-func (l *Limiter) Refund(_ context.Context, c meter.Charge) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if counter := l.used[c.KeyID]; counter != nil && counter.epoch == c.Epoch && counter.used > 0 {
-		counter.used--
+// Return implements limits.Counters. It never fails.
+func (c *Counters) Return(_ context.Context, t limits.Taken) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.used[t.KeyID]; n != nil && n.epoch == t.Epoch && n.used >= t.Cost {
+		n.used -= t.Cost
 	}
 	return nil
 }
 
 // dropStale drops full buckets and counters of windows gone by, now and then:
-// they are no different from new ones. The caller holds l.mu.
-func (l *Limiter) dropStale(now time.Time) {
-	if now.Before(l.sweep) {
+// they are no different from new ones. The caller holds c.mu.
+func (c *Counters) dropStale(now time.Time) {
+	if now.Before(c.sweep) {
 		return
 	}
-	l.sweep = now.Add(sweepEvery)
-	for id, b := range l.buckets {
-		if b.tokens.TokensAt(now) >= float64(b.throttle.Burst) {
-			delete(l.buckets, id)
+	c.sweep = now.Add(sweepEvery)
+	wall := time.Now()
+	for id, b := range c.buckets {
+		if b.tokens.TokensAt(wall) >= float64(b.throttle.Burst) {
+			delete(c.buckets, id)
 		}
 	}
-	for id, c := range l.used {
-		if !now.Before(c.window.End) {
-			delete(l.used, id)
+	for id, n := range c.used {
+		if !now.Before(n.window.End) {
+			delete(c.used, id)
 		}
 	}
 }

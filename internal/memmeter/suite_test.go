@@ -4,12 +4,12 @@ import (
 	"testing"
 
 	"helloapi/internal/backendtest"
+	"helloapi/internal/limits"
 	"helloapi/internal/memmeter"
-	"helloapi/internal/meter"
 )
 
-func TestLimiter(t *testing.T) {
-	backendtest.TestLimiter(t, func(testing.TB) []meter.Limiter {
-		return []meter.Limiter{memmeter.New()}
+func TestCounters(t *testing.T) {
+	backendtest.TestCounters(t, func(testing.TB) []limits.Counters {
+		return []limits.Counters{memmeter.New()}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 	"helloapi/internal/web"
 )
@@ -13,16 +14,16 @@ import (
 // setPolicy tells the client its limits, as draft-ietf-httpapi-ratelimit-headers
 // has it: q is the limit and w the length of its window in seconds. For the
 // throttle q is the bucket's size and w the time it takes to fill.
-func setPolicy(h http.Header, q *plan.Quota, w plan.Window, t *plan.Throttle) {
+func setPolicy(h http.Header, d limits.Decision) {
 	var v []byte
-	if q != nil {
-		v = appendItem(v, "quota", "q", q.Limit, "w", int64(w.Length()/time.Second))
+	if d.HasQuota {
+		v = appendItem(v, limits.Quota, "q", d.Limit, "w", int64(d.Window.Length()/time.Second))
 	}
-	if t != nil {
-		if q != nil {
+	if t := d.Throttle; t != nil {
+		if d.HasQuota {
 			v = append(v, ", "...)
 		}
-		v = appendItem(v, "throttle", "q", t.Burst, "w", int64(math.Ceil(float64(t.Burst)/t.Rate)))
+		v = appendItem(v, limits.Throttle, "q", t.Burst, "w", int64(math.Ceil(float64(t.Burst)/t.Rate)))
 	}
 	if v != nil {
 		h.Set("RateLimit-Policy", string(v))
@@ -31,13 +32,13 @@ func setPolicy(h http.Header, q *plan.Quota, w plan.Window, t *plan.Throttle) {
 
 // setRemaining tells the client how much is left of the limit, and in how many
 // seconds there will be more.
-func setRemaining(h http.Header, limit string, remaining int64, reset time.Duration) {
+func setRemaining(h http.Header, limit limits.Limit, remaining int64, reset time.Duration) {
 	h.Set("RateLimit", string(appendItem(nil, limit, "r", remaining, "t", web.Seconds(reset))))
 }
 
 // appendItem appends a structured field's item (RFC 9651): "name";a=1;b=2. Its
 // integers have at most 15 digits; what is more, by grants, is shown as that.
-func appendItem(v []byte, name, a string, av int64, b string, bv int64) []byte {
+func appendItem(v []byte, name limits.Limit, a string, av int64, b string, bv int64) []byte {
 	v = append(append(append(v, '"'), name...), `";`...)
 	v = append(append(v, a...), '=')
 	v = strconv.AppendInt(v, min(av, plan.MaxLimit), 10)

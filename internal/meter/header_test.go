@@ -3,9 +3,9 @@ package meter
 import (
 	"net/http"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 )
 
@@ -60,7 +60,11 @@ func TestSetPolicy(t *testing.T) {
 				}
 			}
 			h := http.Header{}
-			setPolicy(h, tt.quota, w, tt.throttle)
+			d := limits.Decision{Throttle: tt.throttle}
+			if tt.quota != nil {
+				d.HasQuota, d.Limit, d.Window = true, tt.quota.Limit, w
+			}
+			setPolicy(h, d)
 			if got := h.Get("RateLimit-Policy"); got != tt.want {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
@@ -74,7 +78,7 @@ func TestSetPolicy(t *testing.T) {
 func TestSetRemaining(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
-		limit     string
+		limit     limits.Limit
 		remaining int64
 		reset     time.Duration
 		want      string
@@ -115,34 +119,9 @@ func TestRetryAfter(t *testing.T) {
 	}
 	for _, tt := range tests {
 		e := newEndpoint(nil, &plan.Throttle{Rate: 1, Burst: 1})
-		e.limiter.wait = tt.wait
-		if got := e.get(t).Header().Get("Retry-After"); got != tt.want {
+		e.counters.wait = tt.wait
+		if got := e.get(t, "/").Header().Get("Retry-After"); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.wait, got, tt.want)
 		}
 	}
-}
-
-// Windows are found by the limiter's clock: a replica whose own clock is wrong
-// tells its clients the same as the others do.
-func TestLimitersClock(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		// Midnight here, 18:00 there; the day before changed over to winter.
-		begin := time.Date(2003, 10, 27, 0, 0, 0, 0, time.FixedZone("", 3600))
-		time.Sleep(time.Until(begin))
-		e := newEndpoint(&plan.Quota{Limit: 5, Period: plan.Day, Timezone: "Europe/Berlin"}, &plan.Throttle{Rate: 5, Burst: 5})
-		e.limiter.behind = 6 * time.Hour
-		const policy = `"quota";q=5;w=90000, "throttle";q=5;w=1`
-		want(t, e.get(t), http.StatusOK, "", map[string]string{
-			"RateLimit-Policy": policy,
-			"RateLimit":        `"quota";r=4;t=21600`,
-		})
-		e.limiter.wait = time.Second
-		want(t, e.get(t), http.StatusTooManyRequests, tooMany, map[string]string{
-			"RateLimit-Policy": policy,
-			"RateLimit":        `"throttle";r=0;t=1`,
-			"Retry-After":      "1",
-			"X-Amzn-ErrorType": "TooManyRequestsException",
-		})
-	})
 }

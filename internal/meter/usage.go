@@ -35,54 +35,21 @@ type dayAnswer struct {
 }
 
 // Usage answers GET /usage with where a key stands: what it used of its quota
-// in this window, and on each of the last 30 days. What other replicas charged
-// in the last second may be missing. It stands behind Throttle.
+// in this window, and on each of the last 30 days.
 func (m *Meter) Usage(w http.ResponseWriter, r *http.Request) error {
 	key := apikey.From(r.Context())
-	now := m.limiter.Now()
+	u, err := m.limits.Usage(r.Context(), key, usageDays)
+	if err != nil {
+		return web.Unavailable(err)
+	}
 	answer := usageAnswer{Plan: key.Plan.Name, Throttle: key.Plan.Throttle, Days: []dayAnswer{}}
-
-	today := plan.DateOf(now.UTC())
-	first, next := today, today.Next()
-	quota, window, err := m.quota(key)
-	if err != nil {
-		return err
+	for _, d := range u.Days {
+		answer.Days = append(answer.Days, dayAnswer(d))
 	}
-	if quota != nil {
-		if today, err = quota.Date(now); err != nil {
-			return err
-		}
-		if first, next, err = quota.Dates(window); err != nil {
-			return err
-		}
-	}
-	// All that this replica charged is then in what is read.
-	if err := m.ledger.Write(r.Context()); err != nil {
-		return web.Unavailable(err)
-	}
-	since := today.AddDays(1 - usageDays)
-	days, err := m.ledger.usage.DailyUsage(r.Context(), key.ID, min(first, since), next)
-	if err != nil {
-		return web.Unavailable(err)
-	}
-	var used int64
-	for _, d := range days {
-		if d.Date >= first {
-			used += d.Charged
-		}
-		if d.Date < since {
-			continue
-		}
-		if n := len(answer.Days); n > 0 && answer.Days[n-1].Date == d.Date { // on another account
-			answer.Days[n-1].Used += d.Charged
-			continue
-		}
-		answer.Days = append(answer.Days, dayAnswer{d.Date, d.Charged})
-	}
-	if quota != nil {
+	if q := key.Plan.Quota; q != nil {
 		answer.Quota = &quotaAnswer{
-			Quota: *key.Plan.Quota, Granted: quota.Limit - key.Plan.Quota.Limit,
-			Used: used, Remaining: max(0, quota.Limit-used), Since: window.Start, ResetsAt: window.End,
+			Quota: *q, Granted: u.Limit - q.Limit,
+			Used: u.Used, Remaining: max(0, u.Limit-u.Used), Since: u.Window.Start, ResetsAt: u.Window.End,
 		}
 	}
 	return web.JSON(w, http.StatusOK, answer)

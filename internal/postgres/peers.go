@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Reached implements meter.Peers. It forgets those that have stopped.
+// Reached implements limits.Peers. It forgets those that have stopped.
 func (db *DB) Reached(ctx context.Context, replica string) error {
 	_, err := db.pool.Exec(ctx, `
 		WITH stopped AS (DELETE FROM replicas WHERE redis_at < clock_timestamp() - interval '1 hour' AND id <> $1)
@@ -17,7 +17,7 @@ func (db *DB) Reached(ctx context.Context, replica string) error {
 	return nil
 }
 
-// OthersReach implements meter.Peers. Each replica says so once a second. When
+// OthersReach implements limits.Peers. Each replica says so once a second. When
 // Redis goes away from all, they notice within about a second of each other.
 func (db *DB) OthersReach(ctx context.Context, replica string) (others bool, err error) {
 	err = db.pool.QueryRow(ctx, `

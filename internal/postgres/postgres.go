@@ -23,7 +23,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/migrations"
 )
 
@@ -70,7 +70,7 @@ type DB struct {
 
 	counts *groupcommit.Counter
 	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
-	used   *groupcommit.Batcher[meter.UsageQuery, int64]
+	used   *groupcommit.Batcher[limits.UsageQuery, limits.Charged]
 }
 
 // Open connects to the database at url, which must have the present schema.

@@ -14,7 +14,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/backendtest"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 	"helloapi/internal/postgres"
 )
@@ -230,9 +230,9 @@ func TestHeldUsage(t *testing.T) {
 	db := open(t, url)
 	day := plan.DateOf(time.Now().UTC())
 	write := func(charged int64) error {
-		var rows []meter.UsageRow
+		var rows []limits.UsageRow
 		for i := range 5 {
-			rows = append(rows, meter.UsageRow{Slot: meter.Slot{KeyID: fmt.Sprint("key", i), Date: day}, Charged: charged})
+			rows = append(rows, limits.UsageRow{UsageKey: limits.UsageKey{KeyID: fmt.Sprint("key", i), Date: day}, Charged: charged})
 		}
 		return db.RecordUsage(t.Context(), "me", rows)
 	}

@@ -8,12 +8,12 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 )
 
-// RecordUsage implements meter.Usage.
-func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.UsageRow) error {
+// RecordUsage implements limits.UsageStore.
+func (db *DB) RecordUsage(ctx context.Context, writer string, rows []limits.UsageRow) error {
 	charged := make([]int64, len(rows))
 	var texts [7][]string
 	for i, r := range rows {
@@ -51,13 +51,13 @@ func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.Usage
 	return nil
 }
 
-// Used implements meter.Usage: concurrent calls share a query.
-func (db *DB) Used(ctx context.Context, q meter.UsageQuery) (int64, error) {
+// Used implements limits.UsageStore: concurrent calls share a query.
+func (db *DB) Used(ctx context.Context, q limits.UsageQuery) (limits.Charged, error) {
 	return db.used.Do(ctx, q)
 }
 
 // sumUsage is the flush of db.used.
-func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.UsageQuery, int64]) {
+func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[limits.UsageQuery, limits.Charged]) {
 	var n [5][]string
 	for _, c := range calls {
 		for i, v := range []string{c.In.KeyID, string(c.In.First), string(c.In.Next), c.In.Writer, string(c.In.Known)} {
@@ -66,17 +66,19 @@ func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.Usag
 	}
 	err := db.lookUp(ctx, func(ctx context.Context) error {
 		rows, err := db.pool.Query(ctx, `
-			SELECT q.i, coalesce(sum(u.charged), 0)::bigint
+			SELECT q.i, CASE WHEN u.writer || '/' LIKE '%/alone/%' THEN split_part(u.writer, '/', 1) ELSE '' END AS alone,
+				coalesce(sum(u.charged), 0)::bigint
 			FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY AS q (k, first, next, writer, known, i)
 			LEFT JOIN usage u ON u.key_id = q.k AND u.day >= q.first::date AND u.day < q.next::date
 				AND NOT (split_part(u.writer, '/', 1) = q.writer AND u.day >= coalesce(nullif(q.known, ''), '-infinity')::date)
-			GROUP BY q.i`, n[0], n[1], n[2], n[3], n[4])
+			GROUP BY q.i, alone`, n[0], n[1], n[2], n[3], n[4])
 		if err != nil {
 			return err
 		}
-		var i, used int64
-		_, err = pgx.ForEachRow(rows, []any{&i, &used}, func() error {
-			calls[i-1].Out = used
+		var i, charged int64
+		var alone string // the replica that charged alone, or ""
+		_, err = pgx.ForEachRow(rows, []any{&i, &alone, &charged}, func() error {
+			calls[i-1].Out.Add(alone, charged)
 			return nil
 		})
 		return err
@@ -88,8 +90,8 @@ func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.Usag
 	}
 }
 
-// DailyUsage implements meter.Usage.
-func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]meter.DayUsage, error) {
+// DailyUsage implements limits.UsageStore.
+func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]limits.DayUsage, error) {
 	rows, err := db.pool.Query(ctx, `
 		SELECT u.key_id, u.day::text, coalesce(u.key_name, k.name, ''), coalesce(u.customer_id, k.customer_id, ''),
 			coalesce(u.plan, k.plan, ''), coalesce(u.timezone, p.quota_timezone, 'UTC'), sum(u.charged)::bigint
@@ -99,14 +101,14 @@ func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Dat
 	if err != nil {
 		return nil, fmt.Errorf("postgres: list usage: %w", err)
 	}
-	days, err := pgx.CollectRows(rows, pgx.RowToStructByPos[meter.DayUsage])
+	days, err := pgx.CollectRows(rows, pgx.RowToStructByPos[limits.DayUsage])
 	if err != nil {
 		return nil, fmt.Errorf("postgres: list usage: %w", err)
 	}
 	return days, nil
 }
 
-// TrimUsage implements meter.Usage. Several replicas may do it at a time: each
+// TrimUsage implements limits.UsageStore. Several replicas may do it at a time: each
 // row is taken by one.
 func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 	return pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"helloapi/internal/backendtest"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 	"helloapi/internal/redismeter"
 )
@@ -84,7 +84,7 @@ func TestOpenRefuses(t *testing.T) {
 		"redis+sentinel://h/m?sentinel_username=secret":             "no sentinel_password",
 		"rediss+sentinel://:secret@h:1,i:2/m/0/0":                   "must be like rediss+sentinel://user:password@host1:26379,host2:26379/mymaster/0",
 	} {
-		l, err := redismeter.Open(url, time.Now)
+		l, err := redismeter.Open(url, "r", time.Now)
 		if err == nil {
 			l.Close()
 			t.Errorf("%q was opened", url)
@@ -114,14 +114,15 @@ func TestLogin(t *testing.T) {
 	password := "/?#%@:,&=+ secret"
 	s.Do(t, "ACL", "SETUSER", "alice", "on", ">"+password, "~*", "+@all")
 	at := "@" + s.Addr() + "/3"
-	l := open(t, "redis://alice:"+strings.ReplaceAll(url.QueryEscape(password), "+", "%20")+at)
+	escaped := strings.ReplaceAll(url.QueryEscape(password), "+", "%20")
+	l := open(t, "redis://alice:"+escaped+at)
 	newTally().charge(t, l)
 	if keys := s.Do(t, "INFO", "keyspace").(string); !strings.Contains(keys, "db3:") || strings.Contains(keys, "db0:") {
 		t.Errorf("the counter is not in database 3: %s", keys)
 	}
 	for name, url := range map[string]string{
 		"another password": "redis://alice:sesame" + at,
-		"another user":     "redis://bob:" + url.PathEscape(password) + at,
+		"another user":     "redis://bob:" + escaped + at,
 		"no password":      "redis://" + at[1:],
 		"no such database": "redis://:another@" + s.Addr() + "/99",
 	} {
@@ -132,7 +133,7 @@ func TestLogin(t *testing.T) {
 // refused checks that a limiter that is refused says so in all it does.
 func refused(t *testing.T, name, url string) {
 	t.Helper()
-	l, err := redismeter.Open(url, time.Now)
+	l, err := redismeter.Open(url, "r", time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,14 +143,14 @@ func refused(t *testing.T, name, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, chargeErr := l.Charge(t.Context(), "k", q)
-	_, throttleErr := l.Throttle(t.Context(), "k", plan.Throttle{Rate: 1, Burst: 1})
+	unit := limits.Taken{KeyID: "k", Window: w, Epoch: "e", Cost: 1}
+	_, unitErr := l.Take(t.Context(), limits.Request{KeyID: "k", Window: w, Limit: 1, Cost: 1, Seed: &limits.Charged{}})
+	_, tokenErr := l.Take(t.Context(), limits.Request{KeyID: "k", Throttle: &plan.Throttle{Rate: 1, Burst: 1}})
 	for what, err := range map[string]error{
-		"Ping":     l.Ping(t.Context()),
-		"Charge":   chargeErr,
-		"Throttle": throttleErr,
-		"Raise":    l.Raise(t.Context(), "k", w, 1),
-		"Refund":   l.Refund(t.Context(), meter.Charge{KeyID: "k", Granted: true, Window: w, Epoch: "e"}),
+		"Check":  l.Check(t.Context()),
+		"unit":   unitErr,
+		"token":  tokenErr,
+		"Return": l.Return(t.Context(), unit),
 	} {
 		if err == nil || strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "sesame") || strings.Contains(err.Error(), "unexpected") {
 			t.Errorf("%s: %s: %v; want the server's refusal, without a secret", name, what, err)
@@ -209,15 +210,15 @@ func TestTopologiesByTLS(t *testing.T) {
 
 func conforms(t *testing.T, url string) {
 	t.Helper()
-	var replicas []meter.Limiter
+	var replicas []limits.Counters
 	for range 3 {
 		l := open(t, url)
 		pings(t, l)
 		newTally().charge(t, l)
 		replicas = append(replicas, l)
 	}
-	t.Run("Limiter", func(t *testing.T) {
-		backendtest.TestLimiter(t, func(testing.TB) []meter.Limiter { return replicas })
+	t.Run("Counters", func(t *testing.T) {
+		backendtest.TestCounters(t, func(testing.TB) []limits.Counters { return replicas })
 	})
 }
 
@@ -230,7 +231,7 @@ func failsOver(t *testing.T, url string, masterOf func(key string) *backendtest.
 			y.charge(t, l)
 		}
 		pings(t, idle)
-		losses := idle.Losses()
+		losses := idle.Generation()
 		master := masterOf(y.key)
 		// The replica has what was charged when it has what was set after that.
 		master.Do(t, "SET", "{"+y.key+"}", "x")
@@ -243,16 +244,16 @@ func failsOver(t *testing.T, url string, masterOf func(key string) *backendtest.
 		killed := time.Now()
 		y.charge(t, l)
 		t.Logf("counts again after %v", time.Since(killed))
-		if _, err := l.Throttle(t.Context(), y.key, plan.Throttle{Rate: 1, Burst: 1}); err != nil {
+		if _, err := l.Take(t.Context(), limits.Request{KeyID: y.key, Throttle: &plan.Throttle{Rate: 1, Burst: 1}}); err != nil {
 			t.Error(err)
 		}
 		pings(t, l)
 		// One that charges nothing sees that counters may have been lost, too.
 		eventually(t, "an idle limiter to notice", func() error {
-			if err := idle.Ping(t.Context()); err != nil {
+			if err := idle.Check(t.Context()); err != nil {
 				return err
 			}
-			if idle.Losses() == losses {
+			if idle.Generation() == losses {
 				return errors.New("no loss")
 			}
 			return nil
@@ -265,12 +266,12 @@ func TestNow(t *testing.T) {
 	t.Parallel()
 	long := time.Now().AddDate(-10, 0, 0)
 	for _, url := range []string{backendtest.RedisURL(t), "redis://127.0.0.1:1"} {
-		l, err := redismeter.Open(url, func() time.Time { return long })
+		l, err := redismeter.Open(url, "r", func() time.Time { return long })
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(l.Close)
-		if err := l.Ping(t.Context()); err != nil {
+		if err := l.Check(t.Context()); err != nil {
 			if now := l.Now(); !now.Equal(long) {
 				t.Errorf("without Redis it is %v", now)
 			}
@@ -324,8 +325,8 @@ func TestDeadline(t *testing.T) {
 		y.charge(t, l)
 		test.server.Freeze()
 		for what, f := range map[string]func(context.Context) error{
-			"Ping":   l.Ping,
-			"Charge": func(ctx context.Context) error { _, err := l.Charge(ctx, y.key, y.quota); y.tries++; return err },
+			"Check": l.Check,
+			"Take":  func(ctx context.Context) error { _, err := y.take(ctx, l); return err },
 		} {
 			for _, limit := range []time.Duration{50 * time.Millisecond, time.Minute} {
 				ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -341,8 +342,8 @@ func TestDeadline(t *testing.T) {
 	}
 }
 
-// A command of which it is not known what became is not sent again: here it
-// was carried out, and only the answer was lost.
+// A command of which it is not known what became is not sent again. Here it was
+// carried out, and only the answer was lost: the next one undoes it.
 func TestSentOnce(t *testing.T) {
 	t.Parallel()
 	s := backendtest.NewRedis(t)
@@ -373,16 +374,15 @@ func TestSentOnce(t *testing.T) {
 					var wg sync.WaitGroup
 					for range 10 {
 						wg.Go(func() {
-							if _, err := l.Charge(t.Context(), y.key, y.quota); err != nil {
+							if _, err := y.take(t.Context(), l); err != nil {
 								failed.Add(1)
 							}
 						})
 					}
 					wg.Wait()
-					y.tries += 10
 					y.charge(t, l)
-					if n := failed.Load(); !cut() || n == 0 || y.used-before <= 11-n {
-						t.Errorf("%d of 10 calls failed, and %d of 11 were counted, armed still: %v; want one at least that failed and was", n, y.used-before, !cut())
+					if n := failed.Load(); !cut() || n == 0 || y.used-before != 11-n {
+						t.Errorf("%d of 10 calls failed, and %d of 11 are counted, armed still: %v; want those that succeeded", n, y.used-before, !cut())
 					}
 				}
 			})
@@ -394,39 +394,45 @@ func TestSentOnce(t *testing.T) {
 type tally struct {
 	key   string
 	quota plan.Quota
-	tries int64 // calls there were
-	used  int64 // units that were counted, at least
+	used  int64 // units that were taken
 }
 
 func newTally() *tally {
 	return &tally{key: rand.Text(), quota: plan.Quota{Limit: 1 << 30, Period: plan.Month}}
 }
 
-// charge takes a unit. It goes on until a call succeeds, and checks that none
-// was counted twice, and none forgotten that succeeded.
-func (y *tally) charge(t *testing.T, l meter.Limiter) {
-	t.Helper()
-	var c meter.Charge
-	eventually(t, "the limiter to count", func() error {
-		y.tries++
-		var err error
-		c, err = l.Charge(t.Context(), y.key, y.quota)
-		if err == nil && c.Missing && y.used == 0 {
-			if err = l.Raise(t.Context(), y.key, c.Window, 0); err == nil {
-				c, err = l.Charge(t.Context(), y.key, y.quota)
-			}
-		}
-		return err
-	})
-	if !c.Granted || c.Used <= y.used || c.Used > y.tries {
-		t.Errorf("after %d calls and %d units: %+v", y.tries, y.used, c)
+func (y *tally) take(ctx context.Context, c limits.Counters) (limits.Taken, error) {
+	w, err := y.quota.Window(c.Now())
+	if err != nil {
+		return limits.Taken{}, err
 	}
-	y.used = c.Used
+	r := limits.Request{KeyID: y.key, Window: w, Limit: y.quota.Limit, Cost: 1}
+	t, err := c.Take(ctx, r)
+	if err == nil && t.Outcome == limits.Unseeded && y.used == 0 {
+		r.Seed = &limits.Charged{}
+		t, err = c.Take(ctx, r)
+	}
+	return t, err
 }
 
-func pings(t *testing.T, l *redismeter.Limiter) {
+// charge takes a unit. It goes on until a call succeeds, and checks that none
+// was counted twice, and none forgotten that succeeded.
+func (y *tally) charge(t *testing.T, c limits.Counters) {
 	t.Helper()
-	eventually(t, "a Ping to be answered", func() error { return l.Ping(t.Context()) })
+	var taken limits.Taken
+	eventually(t, "the counters to count", func() (err error) {
+		taken, err = y.take(t.Context(), c)
+		return err
+	})
+	if taken.Outcome != limits.Granted || taken.Used <= y.used {
+		t.Errorf("after %d units: %+v", y.used, taken)
+	}
+	y.used = taken.Used
+}
+
+func pings(t *testing.T, l *redismeter.Counters) {
+	t.Helper()
+	eventually(t, "a Ping to be answered", func() error { return l.Check(t.Context()) })
 }
 
 // eventually has f called until it succeeds. A busy machine may keep the

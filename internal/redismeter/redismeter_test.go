@@ -1,27 +1,33 @@
 package redismeter_test
 
 import (
+	"crypto/rand"
 	"testing"
 	"time"
 
 	"helloapi/internal/backendtest"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/internal/redismeter"
 )
 
-func open(t testing.TB, url string) *redismeter.Limiter {
+func open(t testing.TB, url string) *redismeter.Counters {
 	t.Helper()
-	l, err := redismeter.Open(url, time.Now)
+	return openAs(t, url, rand.Text())
+}
+
+func openAs(t testing.TB, url, replica string) *redismeter.Counters {
+	t.Helper()
+	c, err := redismeter.Open(url, replica, time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(l.Close)
-	return l
+	t.Cleanup(c.Close)
+	return c
 }
 
-func TestLimiter(t *testing.T) {
-	backendtest.TestLimiter(t, func(t testing.TB) []meter.Limiter {
+func TestCounters(t *testing.T) {
+	backendtest.TestCounters(t, func(t testing.TB) []limits.Counters {
 		url := backendtest.RedisURL(t)
-		return []meter.Limiter{open(t, url), open(t, url), open(t, url)}
+		return []limits.Counters{open(t, url), open(t, url), open(t, url)}
 	})
 }

@@ -20,7 +20,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/migrations"
 )
 
@@ -38,7 +38,7 @@ type DB struct {
 	upsert *sql.Stmt // for greetings
 	counts *groupcommit.Counter
 	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
-	used   *groupcommit.Batcher[meter.UsageQuery, int64]
+	used   *groupcommit.Batcher[limits.UsageQuery, limits.Charged]
 	ready  *groupcommit.Batcher[struct{}, struct{}]
 }
 

@@ -8,12 +8,12 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/groupcommit"
-	"helloapi/internal/meter"
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 )
 
-// RecordUsage implements meter.Usage.
-func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.UsageRow) error {
+// RecordUsage implements limits.UsageStore.
+func (db *DB) RecordUsage(ctx context.Context, writer string, rows []limits.UsageRow) error {
 	err := db.inTx(ctx, func(tx *sql.Tx) error {
 		upsert, err := tx.PrepareContext(ctx, `
 			INSERT INTO usage (key_id, day, writer, charged, key_name, customer_id, plan, timezone) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
@@ -35,27 +35,45 @@ func (db *DB) RecordUsage(ctx context.Context, writer string, rows []meter.Usage
 	return nil
 }
 
-// Used implements meter.Usage: concurrent calls share a connection.
-func (db *DB) Used(ctx context.Context, q meter.UsageQuery) (int64, error) {
+// Used implements limits.UsageStore: concurrent calls share a connection.
+func (db *DB) Used(ctx context.Context, q limits.UsageQuery) (limits.Charged, error) {
 	return db.used.Do(ctx, q)
 }
 
 // sumUsage is the flush of db.used.
-func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[meter.UsageQuery, int64]) {
+func (db *DB) sumUsage(ctx context.Context, calls []*groupcommit.Call[limits.UsageQuery, limits.Charged]) {
 	for _, c := range calls {
-		c.Err = db.read.QueryRowContext(ctx, `
-			SELECT coalesce(sum(charged), 0) FROM usage
-			WHERE key_id = ?1 AND day >= ?2 AND day < ?3
-				AND NOT (writer || '/' LIKE ?4 || '/%' AND day >= ?5)`,
-			c.In.KeyID, string(c.In.First), string(c.In.Next), c.In.Writer, string(c.In.Known)).Scan(&c.Out)
-		if c.Err != nil {
+		if c.Out, c.Err = db.usedOf(ctx, c.In); c.Err != nil {
 			c.Err = fmt.Errorf("sqlite: read usage: %w", c.Err)
 		}
 	}
 }
 
-// DailyUsage implements meter.Usage.
-func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]meter.DayUsage, error) {
+func (db *DB) usedOf(ctx context.Context, q limits.UsageQuery) (c limits.Charged, err error) {
+	rows, err := db.read.QueryContext(ctx, `
+		SELECT CASE WHEN writer || '/' LIKE '%/alone/%' THEN substr(writer, 1, instr(writer, '/') - 1) ELSE '' END AS alone,
+			sum(charged) FROM usage
+		WHERE key_id = ?1 AND day >= ?2 AND day < ?3
+			AND NOT (writer || '/' LIKE ?4 || '/%' AND day >= ?5)
+		GROUP BY alone`,
+		q.KeyID, string(q.First), string(q.Next), q.Writer, string(q.Known))
+	if err != nil {
+		return c, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var alone string // the replica that charged alone, or ""
+		var charged int64
+		if err := rows.Scan(&alone, &charged); err != nil {
+			return c, err
+		}
+		c.Add(alone, charged)
+	}
+	return c, rows.Err()
+}
+
+// DailyUsage implements limits.UsageStore.
+func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Date) ([]limits.DayUsage, error) {
 	rows, err := db.read.QueryContext(ctx, `
 		SELECT u.key_id, u.day, coalesce(u.key_name, k.name, ''), coalesce(u.customer_id, k.customer_id, ''),
 			coalesce(u.plan, k.plan, ''), coalesce(u.timezone, p.quota_timezone, 'UTC'), sum(u.charged)
@@ -66,9 +84,9 @@ func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Dat
 		return nil, fmt.Errorf("sqlite: list usage: %w", err)
 	}
 	defer rows.Close()
-	var days []meter.DayUsage
+	var days []limits.DayUsage
 	for rows.Next() {
-		var d meter.DayUsage
+		var d limits.DayUsage
 		if err := rows.Scan(&d.KeyID, &d.Date, &d.KeyName, &d.CustomerID, &d.Plan, &d.Timezone, &d.Charged); err != nil {
 			return nil, fmt.Errorf("sqlite: list usage: %w", err)
 		}
@@ -80,7 +98,7 @@ func (db *DB) DailyUsage(ctx context.Context, keyID string, first, next plan.Dat
 	return days, nil
 }
 
-// TrimUsage implements meter.Usage.
+// TrimUsage implements limits.UsageStore.
 func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 	err := db.inTx(ctx, func(tx *sql.Tx) error {
 		for _, stmt := range []struct {

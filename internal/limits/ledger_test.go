@@ -1,7 +1,9 @@
-package meter
+package limits
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,7 +27,7 @@ const today plan.Date = "2000-01-01"
 func perMonth(limit int64) plan.Quota { return plan.Quota{Limit: limit, Period: plan.Month} }
 
 // wantRecorded fails unless that is what is recorded of the slot.
-func wantRecorded(t *testing.T, u *usage, s Slot, want int64) {
+func wantRecorded(t *testing.T, u *usage, s UsageKey, want int64) {
 	t.Helper()
 	if got := u.total(s); got != want {
 		t.Errorf("%v: %d units are recorded, want %d", s, got, want)
@@ -34,7 +36,7 @@ func wantRecorded(t *testing.T, u *usage, s Slot, want int64) {
 
 // wantLedger fails unless the ledger says that the key used so much in the
 // quota's window that has the day.
-func wantLedger(t *testing.T, l *Ledger, keyID string, q plan.Quota, day plan.Date, want int64) {
+func wantLedger(t *testing.T, l *ledger, keyID string, q plan.Quota, day plan.Date, want int64) {
 	t.Helper()
 	at, err := time.Parse(time.DateOnly, string(day))
 	if err != nil {
@@ -44,7 +46,8 @@ func wantLedger(t *testing.T, l *Ledger, keyID string, q plan.Quota, day plan.Da
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := l.Used(t.Context(), keyID, q, w)
+	c, err := l.used(t.Context(), keyID, q, w)
+	got := c.Shared
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,15 +56,29 @@ func wantLedger(t *testing.T, l *Ledger, keyID string, q plan.Quota, day plan.Da
 	}
 }
 
+// A runningLedger is run until it is stopped.
+type runningLedger struct {
+	*ledger
+	stop func() error
+}
+
+func runLedger(u UsageStore, log slog.Handler) runningLedger {
+	l := newLedger(u, rand.Text(), slog.New(log))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- l.run(ctx) }()
+	return runningLedger{l, func() error { cancel(); return <-done }}
+}
+
 func TestLedgerWritesEachSecond(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		u := new(usage)
-		l := NewLedger(u, slog.New(slog.DiscardHandler))
-		s := Slot{"1", today}
+		l := runLedger(u, slog.DiscardHandler)
+		s := UsageKey{"1", today}
 		for i := range int64(3) {
 			time.Sleep(10300 * time.Millisecond) // now and then
-			l.Add(s, Account{})
+			l.add(s, Account{}, false)
 			time.Sleep(time.Second)
 			synctest.Wait()
 			wantRecorded(t, u, s, i+1)
@@ -70,7 +87,7 @@ func TestLedgerWritesEachSecond(t *testing.T) {
 		if diff := cmp.Diff([]int{1, 1, 1}, u.writes); diff != "" {
 			t.Errorf("rows of each write (-want +got)\n%s", diff)
 		}
-		if err := l.Close(); err != nil {
+		if err := l.stop(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -80,16 +97,16 @@ func TestLedgerCloseWrites(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		u := new(usage)
-		l := NewLedger(u, slog.New(slog.DiscardHandler))
-		l.Add(Slot{"1", today}, Account{})
-		if err := l.Close(); err != nil {
+		l := runLedger(u, slog.DiscardHandler)
+		l.add(UsageKey{"1", today}, Account{}, false)
+		if err := l.stop(); err != nil {
 			t.Error(err)
 		}
-		wantRecorded(t, u, Slot{"1", today}, 1)
+		wantRecorded(t, u, UsageKey{"1", today}, 1)
 		u.fail(errStore)
-		l = NewLedger(u, slog.New(slog.DiscardHandler))
-		l.Add(Slot{"1", today}, Account{})
-		if err := l.Close(); !errors.Is(err, errStore) {
+		l = runLedger(u, slog.DiscardHandler)
+		l.add(UsageKey{"1", today}, Account{}, false)
+		if err := l.stop(); !errors.Is(err, errStore) {
 			t.Errorf("what can't be written is lost without a word: %v", err)
 		}
 	})
@@ -100,15 +117,15 @@ func TestLedgersAddUp(t *testing.T) {
 	t.Parallel()
 	u := new(usage)
 	for range 3 {
-		l := NewLedger(u, slog.New(slog.DiscardHandler))
-		l.Add(Slot{"1", today}, Account{})
-		l.Add(Slot{"1", today}, Account{})
-		if err := l.Close(); err != nil {
+		l := runLedger(u, slog.DiscardHandler)
+		l.add(UsageKey{"1", today}, Account{}, false)
+		l.add(UsageKey{"1", today}, Account{}, false)
+		if err := l.stop(); err != nil {
 			t.Error(err)
 		}
 	}
-	wantRecorded(t, u, Slot{"1", today}, 6)
-	wantLedger(t, newLedger(u), "1", perMonth(1), today, 6)
+	wantRecorded(t, u, UsageKey{"1", today}, 6)
+	wantLedger(t, quietLedger(u), "1", perMonth(1), today, 6)
 }
 
 // A write that fails is made up for, and one that only seems to fail does not
@@ -119,22 +136,22 @@ func TestLedgerRepeats(t *testing.T) {
 		t.Run(fmt.Sprintf("persists=%t", persists), func(t *testing.T) {
 			t.Parallel()
 			u := &usage{err: errStore, persists: persists}
-			l := newLedger(u)
-			s := Slot{"1", today}
+			l := quietLedger(u)
+			s := UsageKey{"1", today}
 			for range 3 {
-				l.Add(s, Account{})
+				l.add(s, Account{}, false)
 			}
 			for range 2 {
-				if err := l.Write(t.Context()); !errors.Is(err, errStore) {
+				if err := l.write(t.Context()); !errors.Is(err, errStore) {
 					t.Errorf("a write that failed returned %v", err)
 				}
 				wantRecorded(t, u, s, recorded)
 			}
 			u.fail(nil)
 			wantLedger(t, l, "1", *perDay(1), today, 3)
-			l.Add(s, Account{})
+			l.add(s, Account{}, false)
 			for range 2 { // the second has nothing to do
-				if err := l.Write(t.Context()); err != nil {
+				if err := l.write(t.Context()); err != nil {
 					t.Error(err)
 				}
 				wantRecorded(t, u, s, 4)
@@ -155,8 +172,8 @@ func TestLedgerAddsWhileWriting(t *testing.T) {
 		t.Run(fmt.Sprint(fails), func(t *testing.T) {
 			t.Parallel()
 			u := new(usage)
-			l := newLedger(u)
-			s, other := Slot{"1", today}, Slot{"2", today}
+			l := quietLedger(u)
+			s, other := UsageKey{"1", today}, UsageKey{"2", today}
 			u.recording = func(n int) {
 				if n > 1 {
 					u.fail(nil)
@@ -164,18 +181,18 @@ func TestLedgerAddsWhileWriting(t *testing.T) {
 				}
 				u.fail(nil)
 				wantLedger(t, l, "1", *perDay(1), today, 1)
-				l.Add(s, Account{})
-				l.Add(other, Account{})
+				l.add(s, Account{}, false)
+				l.add(other, Account{}, false)
 				wantLedger(t, l, "1", *perDay(1), today, 2)
 				u.fail(fails)
 			}
-			l.Add(s, Account{})
-			if err := l.Write(t.Context()); !errors.Is(err, fails) {
+			l.add(s, Account{}, false)
+			if err := l.write(t.Context()); !errors.Is(err, fails) {
 				t.Errorf("returned %v, want %v", err, fails)
 			}
 			u.fail(nil)
 			wantLedger(t, l, "1", *perDay(1), today, 2)
-			if err := l.Write(t.Context()); err != nil {
+			if err := l.write(t.Context()); err != nil {
 				t.Error(err)
 			}
 			wantRecorded(t, u, s, 2)
@@ -193,19 +210,19 @@ func TestLedgerManyRows(t *testing.T) {
 			u.fail(errStore)
 		}
 	}
-	l := newLedger(u)
+	l := quietLedger(u)
 	const keys = 2*writeMost + 1
 	for i := range keys {
-		l.Add(Slot{strconv.Itoa(i), today}, Account{})
+		l.add(UsageKey{strconv.Itoa(i), today}, Account{}, false)
 	}
-	if err := l.Write(t.Context()); !errors.Is(err, errStore) {
+	if err := l.write(t.Context()); !errors.Is(err, errStore) {
 		t.Errorf("returned %v", err)
 	}
-	if err := l.Write(t.Context()); err != nil {
+	if err := l.write(t.Context()); err != nil {
 		t.Error(err)
 	}
 	for i := range keys {
-		wantRecorded(t, u, Slot{strconv.Itoa(i), today}, 1)
+		wantRecorded(t, u, UsageKey{strconv.Itoa(i), today}, 1)
 	}
 	if diff := cmp.Diff([]int{writeMost, writeMost, writeMost, 1}, u.writes); diff != "" {
 		t.Errorf("rows of each write (-want +got)\n%s", diff)
@@ -215,9 +232,9 @@ func TestLedgerManyRows(t *testing.T) {
 func TestLedgerUsed(t *testing.T) {
 	t.Parallel()
 	u := new(usage)
-	l := newLedger(u)
+	l := quietLedger(u)
 	const day plan.Date = "2026-03-15"
-	for _, s := range []Slot{
+	for _, s := range []UsageKey{
 		{"1", "2026-02-28"},
 		{"1", "2026-03-14"},
 		{"1", "2026-03-15"},
@@ -225,23 +242,23 @@ func TestLedgerUsed(t *testing.T) {
 		{"2", "2026-03-15"},
 	} {
 		u.set("somebody", s, 100)
-		l.Add(s, Account{})
+		l.add(s, Account{}, false)
 	}
 	for range 2 { // unwritten and written
 		wantLedger(t, l, "1", *perDay(1), day, 101)
 		wantLedger(t, l, "1", perMonth(1), day, 303)
 		wantLedger(t, l, "2", perMonth(1), day, 101)
 		wantLedger(t, l, "3", perMonth(1), day, 0)
-		if err := l.Write(t.Context()); err != nil {
+		if err := l.write(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n, err := l.Used(t.Context(), "1", plan.Quota{Limit: 1, Period: plan.Day, Timezone: "Nowhere/Land"}, plan.Window{}); err == nil {
-		t.Errorf("in a bad zone %d are used", n)
+	if n, err := l.used(t.Context(), "1", plan.Quota{Limit: 1, Period: plan.Day, Timezone: "Nowhere/Land"}, plan.Window{}); err == nil {
+		t.Errorf("in a bad zone %v are used", n)
 	}
 	u.fail(errStore)
-	if n, err := l.Used(t.Context(), "1", *perDay(1), plan.Window{}); !errors.Is(err, errStore) {
-		t.Errorf("a read that failed returned %d, %v", n, err)
+	if n, err := l.used(t.Context(), "1", *perDay(1), plan.Window{}); !errors.Is(err, errStore) {
+		t.Errorf("a read that failed returned %v, %v", n, err)
 	}
 }
 
@@ -249,13 +266,13 @@ func TestLedgerUsed(t *testing.T) {
 func TestLedgerForgets(t *testing.T) {
 	t.Parallel()
 	u := new(usage)
-	l := newLedger(u)
+	l := quietLedger(u)
 	day := plan.Date("2026-03-01")
 	for i := range int64(31) {
-		l.Add(Slot{"1", day}, Account{})
-		l.Add(Slot{"1", day}, Account{})
+		l.add(UsageKey{"1", day}, Account{}, false)
+		l.add(UsageKey{"1", day}, Account{}, false)
 		wantLedger(t, l, "1", perMonth(1), day, 2*i+2)
-		if err := l.Write(t.Context()); err != nil {
+		if err := l.write(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		wantLedger(t, l, "1", perMonth(1), day, 2*i+2)
@@ -265,9 +282,9 @@ func TestLedgerForgets(t *testing.T) {
 		t.Errorf("totals of %d days are in memory", n)
 	}
 	// A request that came in another time zone's yesterday.
-	s := Slot{"1", "2026-03-30"}
-	l.Add(s, Account{})
-	if err := l.Write(t.Context()); err != nil {
+	s := UsageKey{"1", "2026-03-30"}
+	l.add(s, Account{}, false)
+	if err := l.write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	wantRecorded(t, u, s, 3)
@@ -278,16 +295,16 @@ func TestLedgerForgets(t *testing.T) {
 func TestLedgerForgetsOnlyWhatIsWritten(t *testing.T) {
 	t.Parallel()
 	u := &usage{err: errStore}
-	l := newLedger(u)
-	old := Slot{"1", "2026-03-01"}
-	l.Add(old, Account{})
-	if err := l.Write(t.Context()); err == nil {
+	l := quietLedger(u)
+	old := UsageKey{"1", "2026-03-01"}
+	l.add(old, Account{}, false)
+	if err := l.write(t.Context()); err == nil {
 		t.Error("a write that failed returned no error")
 	}
-	l.Add(Slot{"1", "2026-03-20"}, Account{})
+	l.add(UsageKey{"1", "2026-03-20"}, Account{}, false)
 	l.forget()
 	u.fail(nil)
-	if err := l.Write(t.Context()); err != nil {
+	if err := l.write(t.Context()); err != nil {
 		t.Error(err)
 	}
 	wantRecorded(t, u, old, 1)
@@ -305,7 +322,7 @@ func TestLedgerConcurrently(t *testing.T) {
 			u.fail(errStore)
 		}
 	}
-	l := newLedger(u)
+	l := quietLedger(u)
 	q := *perDay(1)
 	w, err := q.Window(time.Date(2000, 1, 1, 12, 0, 0, 0, time.UTC))
 	if err != nil {
@@ -316,13 +333,14 @@ func TestLedgerConcurrently(t *testing.T) {
 		wg.Go(func() {
 			var before int64
 			for i := range each {
-				l.Add(Slot{strconv.Itoa(i % keys), today}, Account{})
+				l.add(UsageKey{strconv.Itoa(i % keys), today}, Account{}, false)
 				if i%10 == 0 {
-					_ = l.Write(t.Context()) // may fail
-					used, err := l.Used(t.Context(), "0", q, w)
+					_ = l.write(t.Context()) // may fail
+					c, err := l.used(t.Context(), "0", q, w)
 					if err != nil { // another's write's
 						continue
 					}
+					used := c.Shared
 					if used < before {
 						t.Errorf("used fell from %d to %d", before, used)
 					}
@@ -334,12 +352,12 @@ func TestLedgerConcurrently(t *testing.T) {
 	wg.Wait()
 	u.recording = nil
 	u.fail(nil)
-	if err := l.Write(t.Context()); err != nil {
+	if err := l.write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for k := range keys {
 		want := int64(workers * ((each - k + keys - 1) / keys))
-		wantRecorded(t, u, Slot{strconv.Itoa(k), today}, want)
+		wantRecorded(t, u, UsageKey{strconv.Itoa(k), today}, want)
 	}
 }
 
@@ -348,10 +366,10 @@ func TestLedgerWarnsOnceAnOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		u := new(usage)
-		l := NewLedger(u, slog.New(slog.NewTextHandler(&log, nil)))
+		l := runLedger(u, slog.NewTextHandler(&log, nil))
 		for i := range 3 {
 			u.fail(errStore)
-			l.Add(Slot{"1", today}, Account{})
+			l.add(UsageKey{"1", today}, Account{}, false)
 			time.Sleep(20 * time.Second)
 			synctest.Wait()
 			if n := strings.Count(log.String(), "level=WARN"); n != i+1 || !strings.Contains(log.String(), errStore.Error()) {
@@ -360,9 +378,9 @@ func TestLedgerWarnsOnceAnOutage(t *testing.T) {
 			u.fail(nil)
 			time.Sleep(2 * time.Second)
 			synctest.Wait()
-			wantRecorded(t, u, Slot{"1", today}, int64(i)+1)
+			wantRecorded(t, u, UsageKey{"1", today}, int64(i)+1)
 		}
-		if err := l.Close(); err != nil {
+		if err := l.stop(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -372,14 +390,14 @@ func TestLedgerTrims(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		u := new(usage)
-		l := NewLedger(u, slog.New(slog.DiscardHandler))
+		l := runLedger(u, slog.DiscardHandler)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if trims := u.trimmed(); len(trims) != 0 {
 			t.Errorf("%v while starting", trims)
 		}
 		time.Sleep(48 * time.Hour)
-		if err := l.Close(); err != nil {
+		if err := l.stop(); err != nil {
 			t.Error(err)
 		}
 		trims := u.trimmed()
@@ -415,21 +433,21 @@ func TestLedgerTrimFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		u := &usage{err: errStore}
-		l := NewLedger(u, slog.New(slog.NewTextHandler(&log, nil)))
+		l := runLedger(u, slog.NewTextHandler(&log, nil))
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
 		if n := len(u.trimmed()); n != 1 || !strings.Contains(log.String(), "trim usage") || !strings.Contains(log.String(), errStore.Error()) {
 			t.Errorf("after %d trims the log says: %s", n, &log)
 		}
 		u.fail(nil)
-		l.Add(Slot{"1", today}, Account{})
+		l.add(UsageKey{"1", today}, Account{}, false)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		wantRecorded(t, u, Slot{"1", today}, 1)
+		wantRecorded(t, u, UsageKey{"1", today}, 1)
 		if n := len(u.trimmed()); n < 2 {
 			t.Errorf("%d trims", n)
 		}
-		if err := l.Close(); err != nil {
+		if err := l.stop(); err != nil {
 			t.Error(err)
 		}
 	})
@@ -439,15 +457,15 @@ func TestLedgerTrimFails(t *testing.T) {
 func TestLedgerAccounts(t *testing.T) {
 	t.Parallel()
 	u := new(usage)
-	l := newLedger(u)
-	s, free, paid := Slot{"1", today}, Account{Plan: "free"}, Account{Plan: "paid"}
+	l := quietLedger(u)
+	s, free, paid := UsageKey{"1", today}, Account{Plan: "free"}, Account{Plan: "paid"}
 	for _, a := range []Account{free, paid, paid, free, paid} {
-		l.Add(s, a)
-		if err := l.Write(t.Context()); err != nil {
+		l.add(s, a, false)
+		if err := l.write(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff(map[string]map[Slot]int64{"me": {s: 2}, "me/1": {s: 3}}, u.rows); diff != "" {
+	if diff := cmp.Diff(map[string]map[UsageKey]int64{"me": {s: 2}, "me/1": {s: 3}}, u.rows); diff != "" {
 		t.Errorf("recorded (-want +got)\n%s", diff)
 	}
 	wantLedger(t, l, "1", *perDay(10), today, 5) // its own, counted once

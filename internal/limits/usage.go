@@ -1,0 +1,73 @@
+package limits
+
+import (
+	"context"
+
+	"helloapi/internal/apikey"
+	"helloapi/internal/plan"
+)
+
+// Usage is where a key stands.
+type Usage struct {
+	Window plan.Window // the quota's; the zero Window without one
+	Limit  int64       // with grants
+	Used   int64       // in the window
+	Days   []DayUsed   // the last ones, without those on which nothing was used
+}
+
+// A DayUsed is what a key used on a day.
+type DayUsed struct {
+	Date plan.Date
+	Used int64
+}
+
+// Usage returns where a key stands, and what it used on so many days. What other
+// replicas charged in the last second may be missing.
+func (l *Limits) Usage(ctx context.Context, key *apikey.Key, days int) (u Usage, err error) {
+	now, q := l.Now(), plan.Quota{Period: plan.Day}
+	if key.Plan.Quota != nil {
+		q = *key.Plan.Quota
+	}
+	w, err := q.Window(now)
+	if err != nil {
+		return u, err
+	}
+	today, err := q.Date(now)
+	if err != nil {
+		return u, err
+	}
+	first, next, err := q.Dates(w)
+	if err != nil {
+		return u, err
+	}
+	if key.Plan.Quota != nil {
+		granted, err := q.Granted(w, key.Grants)
+		if err != nil {
+			return u, err
+		}
+		u.Window, u.Limit = w, q.Limit+granted
+	}
+	// All that this replica charged is then in what is read.
+	if err := l.ledger.write(ctx); err != nil {
+		return u, err
+	}
+	since := today.AddDays(1 - days)
+	charged, err := l.ledger.store.DailyUsage(ctx, key.ID, min(first, since), next)
+	if err != nil {
+		return u, err
+	}
+	for _, d := range charged {
+		if d.Date >= first {
+			u.Used += d.Charged
+		}
+		if d.Date < since {
+			continue
+		}
+		if n := len(u.Days); n > 0 && u.Days[n-1].Date == d.Date { // on another account
+			u.Days[n-1].Used += d.Charged
+			continue
+		}
+		u.Days = append(u.Days, DayUsed{d.Date, d.Charged})
+	}
+	return u, nil
+}
