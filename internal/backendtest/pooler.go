@@ -111,6 +111,31 @@ func give(t testing.TB, path string) {
 	}
 }
 
+// FreeAddr returns an address of this machine that nobody listens on.
+func FreeAddr() string { return fmt.Sprint("127.0.0.1:", freePort()) }
+
+// ServerFile writes a file for a server to read, in a directory of its own that
+// the server may write to.
+func ServerFile(t testing.TB, name, data string) (path string) {
+	t.Helper()
+	path = filepath.Join(serverDir(t), name)
+	writeServerFile(t, path, data)
+	return path
+}
+
+// RunServer starts a program as a user that is not root, and kills it at the
+// end of the test.
+func RunServer(t testing.TB, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path = "/usr/sbin/" + name // not in the path of everybody
+	}
+	cmd := exec.Command(path, args...)
+	runServer(t, cmd)
+	return cmd
+}
+
 // runServer starts a server as a user that is not root, and kills it at the
 // end of the test. If the test fails its output is logged.
 func runServer(t testing.TB, cmd *exec.Cmd) {

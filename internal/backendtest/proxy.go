@@ -12,15 +12,16 @@ import (
 
 // A Proxy stands between a client and a server, and can fail as networks do.
 type Proxy struct {
-	addr, target string
+	addr string
 
-	mu    sync.Mutex
-	ln    net.Listener  // nil while connections are refused
-	hold  bool          // whether new connections are accepted but not served
-	delay time.Duration // before what the server says is passed on
-	cut   *cut          // the next cut to make, or nil
-	conns map[*link]bool
-	wg    sync.WaitGroup
+	mu     sync.Mutex
+	target string
+	ln     net.Listener  // nil while connections are refused
+	hold   bool          // whether new connections are accepted but not served
+	delay  time.Duration // before what the server says is passed on
+	cut    *cut          // the next cut to make, or nil
+	conns  map[*link]bool
+	wg     sync.WaitGroup
 }
 
 // A link is a connection through the proxy.
@@ -159,6 +160,19 @@ func (l *link) copy(to, from net.Conn, pass func([]byte) bool) {
 	}
 	l.client.Close()
 	l.server.Close()
+}
+
+// Retarget has new connections go to the server of another URL. Those there are
+// stay.
+func (p *Proxy) Retarget(t testing.TB, server string) {
+	t.Helper()
+	u, err := url.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = u.Host
 }
 
 // Freeze has the connections there are neither forward nor close. New ones
