@@ -173,3 +173,38 @@ func nginx(t *testing.T, replicas []*replica) (url string, out, in func(*replica
 			reload(config)
 		}
 }
+
+// A TCP proxy before Redis cuts connections that are idle. No request and no
+// count is lost to that.
+func TestRedisBehindProxy(t *testing.T) {
+	t.Parallel()
+	db := backendtest.Postgres(t)
+	key := must(t, db, "keys", "create", "bob", "--plan", "free")
+	redis := parseURL(t, backendtest.RedisURL(t))
+	addr := backendtest.FreeAddr()
+	backendtest.RunServer(t, "haproxy", "-db", "-f", backendtest.ServerFile(t, "haproxy.cfg", `
+defaults
+    mode tcp
+    timeout connect 1s
+    timeout client 300ms
+    timeout server 300ms
+listen redis
+    bind `+addr+`
+    server redis `+redis.Host+`
+`))
+	redis.Host = addr
+	p := start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+redis.String())
+	for i := range 6 {
+		want := http.StatusOK
+		if i == 5 { // the plan has 5 a day
+			want = http.StatusTooManyRequests
+		}
+		if a := get(t, "http://"+p.addr+"/hello", key); a.status != want {
+			t.Errorf("request %d: %d %s", i, a.status, a.body)
+		}
+		time.Sleep(500 * time.Millisecond) // its connections are cut
+	}
+	if n := p.metric(t, `helloapi_limits_without_redis_total{result="local"}`); n != "0" {
+		t.Errorf("%s decisions were taken without Redis", n)
+	}
+}
