@@ -25,6 +25,7 @@ type commands struct {
 	Usage       usageCmd       `cmd:"" help:"Show what keys used, by window, day or month; grant more."`
 	Greetings   greetingsCmd   `cmd:"" help:"List the names that were greeted most, and delete one."`
 	Certs       certsCmd       `cmd:"" help:"List TLS certificates, and have them renewed."`
+	Backup      backupCmd      `cmd:"" help:"Copy a SQLite database to a file while it is served."`
 	Invoke      invokeCmd      `cmd:"" help:"Call GET /hello. The key comes from $$HELLOAPI_KEY or standard input."`
 	Completion  completionCmd  `cmd:"" help:"Print a script that completes commands and flags in a shell."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Succeed if the serving process on this machine is ready."`

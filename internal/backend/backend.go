@@ -182,6 +182,19 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	return postgres.Migrate(ctx, url)
 }
 
+// Backup copies a database that is a SQLite file to a new file, while it may be
+// served, and returns the path of the one that it copied.
+func Backup(ctx context.Context, url, to string) (string, error) {
+	path, isSQLite, err := parse(url)
+	if err != nil {
+		return "", err
+	}
+	if !isSQLite {
+		return "", errors.New("`helloapi backup` is for SQLite; PostgreSQL has tools of its own: pg_dump, or continuous archiving (docs/operations.md)")
+	}
+	return sqlite.Backup(ctx, path, to)
+}
+
 // Grant gives a role of PostgreSQL the rights that a serving process needs.
 func Grant(ctx context.Context, url, role string) error {
 	_, isSQLite, err := parse(url)
