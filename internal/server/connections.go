@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,13 +19,19 @@ import (
 const (
 	// freeHeader is how large the header of a request may be for its memory to
 	// be part of its connection's. What is larger takes from a sum that all
-	// connections share: freeHeader for each of the maximum.
-	freeHeader = 4 << 10
+	// connections share: sharedHeader for each of the maximum. It is small, since
+	// net/http makes up to 15 bytes of one of a header with many fields.
+	freeHeader   = 4 << 10
+	sharedHeader = 2 << 10
 	// fieldSize is what a header field takes beside its text.
 	fieldSize = 64
-	// stalledAfter is how long a request must have waited for its client for
-	// its connection to be closed in favour of a new one.
-	stalledAfter = time.Second
+	// unusedAfter is how long a connection must have been idle, or a request of
+	// it have waited for its client, to be closed in favour of a new one. Those
+	// of clients that are at work stay, while a new one waits so long at most.
+	unusedAfter = time.Second
+	// socketBuffer is what the kernel holds of what a client sends too early or
+	// does not take (twice that, on Linux), in place of megabytes.
+	socketBuffer = 32 << 10
 )
 
 // errHeaders ends the connection of a client that sends a large header while
@@ -87,8 +94,8 @@ var (
 )
 
 // makeRoom reports whether there is room for one more connection than are
-// open. It closes one if there is none: without a request so far, else idle,
-// else stalled, in each case for the longest.
+// open. It closes one if there is none: without a request so far, else stalled,
+// else idle, in each case for the longest.
 func (cs *connections) makeRoom() bool {
 	cs.mu.Lock()
 	if cs.n < cs.max {
@@ -100,10 +107,10 @@ func (cs *connections) makeRoom() bool {
 	var client string
 	if e := cs.fresh.Front(); e != nil {
 		victim, client = e.Value.(*conn), "fresh"
-	} else if e := cs.idle.Front(); e != nil {
-		victim, client = e.Value.(*conn), "idle"
-	} else if w := cs.stalled(); w != nil && time.Since(w.since) > stalledAfter {
+	} else if w := cs.stalled(); w != nil && time.Since(w.since) > unusedAfter {
 		victim, client = w.conn, "stalled"
+	} else if e := cs.idle.Front(); e != nil && time.Since(e.Value.(*conn).since) > unusedAfter {
+		victim, client = e.Value.(*conn), "idle"
 	} else {
 		cs.mu.Unlock()
 		return false
@@ -183,12 +190,14 @@ func (l *listener) Accept() (net.Conn, error) {
 	for !l.conns.makeRoom() {
 		select {
 		case <-l.conns.freed:
-		case <-time.After(stalledAfter / 10): // one that waits may have become stalled
+		case <-time.After(unusedAfter / 10): // one may have become unused
 		case <-l.done:
 			raw.Close()
 			return nil, net.ErrClosed
 		}
 	}
+	_ = raw.SetReadBuffer(socketBuffer) // an error is seen by the first read
+	_ = raw.SetWriteBuffer(socketBuffer)
 	c := &conn{TCPConn: raw, conns: l.conns}
 	l.conns.mu.Lock()
 	c.rest()
@@ -205,6 +214,7 @@ func (l *listener) Close() error {
 type conn struct {
 	*net.TCPConn
 	conns    *connections
+	stuck    atomic.Bool  // a write took too long
 	active   atomic.Bool  // it has requests under way
 	received atomic.Int64 // bytes since it has none: what it holds of a header
 
@@ -228,6 +238,19 @@ func (c *conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Write fails at once after a write that took too long: crypto/tls would try for
+// 5 more seconds to say that it closes.
+func (c *conn) Write(p []byte) (int, error) {
+	if c.stuck.Load() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	n, err := c.TCPConn.Write(p)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.stuck.Store(true)
+	}
+	return n, err
+}
+
 // charge takes n bytes for the header that c receives. If there is no memory
 // left, it closes c.
 func (c *conn) charge(n int) bool {
@@ -246,7 +269,7 @@ func (c *conn) charge(n int) bool {
 
 // take takes n bytes of the memory for large headers. The caller holds mu.
 func (cs *connections) take(n int) bool {
-	if cs.headers+n > cs.max*freeHeader {
+	if cs.headers+n > cs.max*sharedHeader {
 		cs.closed.WithLabelValues("headers").Inc()
 		return false
 	}
