@@ -52,7 +52,7 @@ func main() {
 }
 
 func benchMain(ctx context.Context) error {
-	b := &bench{rounds: 5, length: 3 * time.Second, names: 100_000, keys: 100_000, million: 1_000_000}
+	b := &bench{rounds: 3, length: 2 * time.Second, names: 100_000, keys: 100_000, million: 1_000_000}
 	short := flag.Bool("short", false, "take about a minute: one short round of the most important")
 	only := flag.String("only", "", "measure only what matches this regular expression")
 	flag.StringVar(&b.helloapi, "helloapi", "", "measure this binary in place of a build of this tree")
