@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -53,9 +52,15 @@ func LimitInFlight(n int) func(http.Handler) http.Handler {
 				Fail(w, r, Unavailable(errShed))
 				return
 			}
-			release := sync.OnceFunc(func() { <-slots })
-			defer release()
-			RecordOf(r.Context()).OnStatus(func(int) { release() })
+			held := true
+			release := func(int) {
+				if held {
+					held = false
+					<-slots
+				}
+			}
+			defer release(0)
+			RecordOf(r.Context()).OnStatus(release)
 			next.ServeHTTP(w, r)
 		})
 	}

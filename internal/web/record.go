@@ -119,11 +119,21 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 // An exchange is what Observe keeps of a request, in one piece: there is one
-// for each.
+// for each. It is the request's context too.
 type exchange struct {
+	context.Context
 	response
-	rec Record
-	id  [1]string // the value of the header
+	rec      Record
+	id       [1]string           // the value of the header
+	onStatus [4]func(status int) // the room of rec.onStatus
+}
+
+// Value finds the record.
+func (x *exchange) Value(key any) any {
+	if key == (recordKey{}) {
+		return &x.rec
+	}
+	return x.Context.Value(key)
 }
 
 // The values of headers that all answers have. Nobody may change them in place.
@@ -145,8 +155,8 @@ func Observe(log *slog.Logger, m *Metrics) func(http.Handler) http.Handler {
 			m.inFlight.Inc()
 			defer m.inFlight.Dec()
 
-			x := new(exchange)
-			x.rec.ID = rand.Text()
+			x := &exchange{Context: r.Context()}
+			x.rec.ID, x.rec.onStatus = rand.Text(), x.onStatus[:0]
 			x.response = response{w, &x.rec}
 			x.id[0] = x.rec.ID
 			h := w.Header()
@@ -154,10 +164,9 @@ func Observe(log *slog.Logger, m *Metrics) func(http.Handler) http.Handler {
 			h["X-Content-Type-Options"] = nosniff
 			h["Cache-Control"] = noStore
 
-			ctx := context.WithValue(r.Context(), recordKey{}, &x.rec)
 			// Also when the connection is aborted by a panic.
-			defer func() { m.done(ctx, log, samples, r, &x.rec, begin) }()
-			next.ServeHTTP(&x.response, r.WithContext(ctx))
+			defer func() { m.done(x, log, samples, r, &x.rec, begin) }()
+			next.ServeHTTP(&x.response, r.WithContext(x))
 		})
 	}
 }
