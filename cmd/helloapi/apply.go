@@ -189,9 +189,9 @@ func newKeys(made []planfile.NewValue) (keys []newKey) {
 func printLines(w io.Writer, lines []planfile.Line) {
 	for _, l := range lines {
 		sign := map[string]string{"add": "+", "change": "~", "remove": "-"}[l.Op]
-		fmt.Fprintf(w, "%s %s %s", sign, l.Kind, l.Name)
+		fmt.Fprintf(w, "%s %s %s", sign, l.Kind, visible(l.Name))
 		if l.Text != "" {
-			fmt.Fprintf(w, ": %s", l.Text)
+			fmt.Fprintf(w, ": %s", visible(l.Text))
 		}
 		fmt.Fprintln(w)
 	}

@@ -72,7 +72,7 @@ func (c *invokeCmd) Run(p *program) error {
 		}
 		err = printJSON(p.stdout, shown)
 	} else if resp.StatusCode == http.StatusOK {
-		_, err = fmt.Fprintf(p.stdout, "%s\n", body)
+		_, err = fmt.Fprintln(p.stdout, visible(string(body)))
 	}
 	return errors.Join(err, refusal(resp, body))
 }

@@ -100,8 +100,8 @@ type keysCreateCmd struct {
 }
 
 func (c *keysCreateCmd) Run(p *program) (err error) {
-	if strings.TrimSpace(c.Name) != c.Name || c.Name == "" {
-		return errors.New("a key needs a name, without spaces around it")
+	if err := plan.CheckName(c.Name); err != nil {
+		return fmt.Errorf("the key's name %w", err)
 	}
 	expires, err := parseExpiry(c.Expires, time.Now())
 	if err != nil {

@@ -73,7 +73,7 @@ func overwrite(s string) {
 func report(err error) {
 	var b strings.Builder
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(&b, "helloapi:", strings.TrimSuffix(line, "\n"))
+		fmt.Fprintln(&b, "helloapi:", visible(strings.TrimSuffix(line, "\n")))
 	}
 	written := make(chan struct{})
 	go func() {

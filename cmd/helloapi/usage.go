@@ -86,7 +86,7 @@ func (c *usageShowCmd) showCharges(p *program, db backend.Database) error {
 		w := csv.NewWriter(p.stdout)
 		_ = w.Write([]string{"key", "key_id", map[string]string{"day": "date", "month": "month"}[c.By], "used", "customer_id", "plan", "timezone"}) // kept until Error
 		for _, u := range shown {
-			_ = w.Write([]string{u.Key, u.KeyID, u.Date, strconv.FormatInt(u.Used, 10), u.CustomerID, u.Plan, u.Timezone})
+			_ = w.Write([]string{csvCell(u.Key), u.KeyID, u.Date, strconv.FormatInt(u.Used, 10), csvCell(u.CustomerID), csvCell(u.Plan), u.Timezone})
 		}
 		w.Flush()
 		return w.Error()

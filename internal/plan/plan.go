@@ -93,8 +93,8 @@ func (p Plan) Validate() error {
 // Mistakes returns every setting of p that can't work.
 func (p Plan) Mistakes() []Mistake {
 	var ms []Mistake
-	if p.Name == "" || strings.TrimSpace(p.Name) != p.Name {
-		ms = append(ms, Mistake{"name", "a plan needs a name, without spaces around it"})
+	if err := CheckName(p.Name); err != nil {
+		ms = append(ms, Mistake{"name", "its name " + err.Error()})
 	}
 	if p.Quota != nil {
 		ms = append(ms, p.Quota.mistakes()...)

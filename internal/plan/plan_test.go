@@ -118,7 +118,7 @@ func TestValidateAllAtOnce(t *testing.T) {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		`plan "free "`, "needs a name", "quota limit", "quota offset", "quota timezone", "throttle rateLimit", "throttle burstLimit",
+		`plan "free "`, "its name must not have spaces around it", "quota limit", "quota offset", "quota timezone", "throttle rateLimit", "throttle burstLimit",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is missing from:\n%v", want, err)

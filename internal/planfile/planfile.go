@@ -18,8 +18,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/plan"
@@ -214,13 +212,8 @@ func checkName(name string) error {
 			return errors.New("a key's value stands where its name belongs: write name: NAME and value: VALUE, and take another value if others have seen this file")
 		}
 	}
-	switch {
-	case strings.TrimSpace(name) != name:
-		return fmt.Errorf("a key's name must not have spaces around it: %q", name)
-	case utf8.RuneCountInString(name) > 1024:
-		return errors.New("a key's name must not have more than 1024 characters")
-	case strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name):
-		return fmt.Errorf("a key's name must not have control characters: %q", name)
+	if err := plan.CheckName(name); name != "" && err != nil { // a key may have none
+		return fmt.Errorf("a key's name %w", err)
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -154,8 +153,6 @@ func (d *decoder) plan(name string, at Place, n *node) {
 		return
 	case strings.Contains(name, "${"):
 		d.add(at, "a plan's name can't have variables (${…}): write what it is called")
-	case strings.ContainsFunc(name, unicode.IsControl) || !utf8.ValidString(name):
-		d.add(at, "a plan's name must not have control characters: %q", name)
 	}
 	p := Plan{Plan: plan.Plan{Name: name}, Place: at}
 	places := map[string]Place{"name": at}
