@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"helloapi/internal/apikey"
 	"helloapi/internal/plan"
 )
 
@@ -469,4 +470,24 @@ func TestLedgerAccounts(t *testing.T) {
 		t.Errorf("recorded (-want +got)\n%s", diff)
 	}
 	wantLedger(t, l, "1", *perDay(10), today, 5) // its own, counted once
+}
+
+// Who asks for usage waits for a write that hangs, but no longer than it may.
+func TestUsageDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplica(perDay(5), nil)
+		r.wantKept(t, "take")
+		r.usage.recording = func(int) { time.Sleep(time.Minute) }
+		go func() { _ = r.ledger.write(context.Background()) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		begin := time.Now()
+		_, err := r.Usage(ctx, &apikey.Key{ID: "1", Plan: r.plan}, 30)
+		if took := time.Since(begin); !errors.Is(err, context.DeadlineExceeded) || took != 10*time.Second {
+			t.Errorf("%v after %v", err, took)
+		}
+		time.Sleep(time.Minute) // till the write ends
+	})
 }

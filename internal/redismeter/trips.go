@@ -78,7 +78,7 @@ func (c *Counters) travel(ctx context.Context, calls []*caller) {
 		if redis.IsTryAgainError(l.cmd.Err()) { // so nothing was done
 			moving = append(moving, l)
 		} else {
-			c.answer(l, sent)
+			c.answer(l, lots, sent)
 		}
 	}
 	if len(moving) > 0 {
@@ -96,7 +96,7 @@ func (c *Counters) sendApart(ctx context.Context, lots []*lot, sent time.Time) {
 	c.send(ctx, lots)
 	var through []*lot
 	for _, l := range lots {
-		c.answer(l, sent)
+		c.answer(l, lots, sent)
 		n := slices.IndexFunc(l.calls, func(call *caller) bool { return call.Err != nil || call.Out.Outcome != limits.Granted })
 		if n < 0 {
 			n = len(l.calls)
@@ -109,7 +109,7 @@ func (c *Counters) sendApart(ctx context.Context, lots []*lot, sent time.Time) {
 	}
 	c.send(ctx, through)
 	for _, l := range through {
-		c.answer(l, sent)
+		c.answer(l, through, sent)
 	}
 }
 
@@ -235,8 +235,9 @@ type sentOnce struct{ *redis.Cmd }
 
 func (sentOnce) NoRetry() bool { return true }
 
-// answer tells the callers of a lot what became of it.
-func (c *Counters) answer(l *lot, sent time.Time) {
+// answer tells the callers of a lot, one of those that were sent, what became of
+// it.
+func (c *Counters) answer(l *lot, lots []*lot, sent time.Time) {
 	fail := func(err error) {
 		for _, call := range l.calls {
 			call.Err = err
@@ -250,7 +251,11 @@ func (c *Counters) answer(l *lot, sent time.Time) {
 	}
 	v, err := l.cmd.Slice()
 	if err != nil {
-		c.lost(l.counter, sent)
+		// What another command of this trip took of the counter is known, and not
+		// to be undone.
+		if !slices.ContainsFunc(lots, func(o *lot) bool { return o.counter == l.counter && o.cmd.Err() == nil }) {
+			c.lost(l.counter, sent)
+		}
 		fail(away(err))
 		return
 	}
