@@ -131,12 +131,13 @@ func nullMillis(t time.Time) sql.NullInt64 {
 
 // Keys implements apikey.Keys.
 func (db *DB) Keys(ctx context.Context) (_ []apikey.Key, err error) {
-	// Of the values of a key the newest: SQLite takes the other columns of v
-	// from the row that has the maximum.
+	// Of the values of a key the newest. Several may be of one millisecond.
 	rows, err := db.read.QueryContext(ctx, `
-		SELECT max(v.created_at), `+keyColumns+`
-		FROM api_keys k JOIN api_key_values v ON v.key_id = k.id LEFT JOIN plans p ON p.name = k.plan
-		GROUP BY k.id ORDER BY k.name, k.created_at`)
+		SELECT v.created_at, `+keyColumns+`
+		FROM api_keys k JOIN api_key_values v ON v.rowid = (
+			SELECT rowid FROM api_key_values WHERE key_id = k.id ORDER BY created_at DESC, rowid DESC LIMIT 1
+		) LEFT JOIN plans p ON p.name = k.plan
+		ORDER BY k.name, k.created_at`)
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: list keys: %w", err)
 	}
