@@ -11,11 +11,15 @@ import (
 	"helloapi/internal/web"
 )
 
+// room is enough for a header's value: then it takes no memory but its own.
+// Names are as http.Header has them, so that none has to be made of ours.
+const room = 96
+
 // setPolicy tells the client its limits, as draft-ietf-httpapi-ratelimit-headers
 // has it: q is the limit and w the length of its window in seconds. For the
 // throttle q is the bucket's size and w the time it takes to fill.
 func setPolicy(h http.Header, d limits.Decision) {
-	var v []byte
+	v := make([]byte, 0, room)
 	if d.HasQuota {
 		v = appendItem(v, limits.Quota, "q", d.Limit, "w", int64(d.Window.Length()/time.Second))
 	}
@@ -25,15 +29,16 @@ func setPolicy(h http.Header, d limits.Decision) {
 		}
 		v = appendItem(v, limits.Throttle, "q", t.Burst, "w", int64(math.Ceil(float64(t.Burst)/t.Rate)))
 	}
-	if v != nil {
-		h.Set("RateLimit-Policy", string(v))
+	if len(v) > 0 {
+		h["Ratelimit-Policy"] = []string{string(v)}
 	}
 }
 
 // setRemaining tells the client how much is left of the limit, and in how many
 // seconds there will be more.
 func setRemaining(h http.Header, limit limits.Limit, remaining int64, reset time.Duration) {
-	h.Set("RateLimit", string(appendItem(nil, limit, "r", remaining, "t", web.Seconds(reset))))
+	v := appendItem(make([]byte, 0, room), limit, "r", remaining, "t", web.Seconds(reset))
+	h["Ratelimit"] = []string{string(v)}
 }
 
 // appendItem appends a structured field's item (RFC 9651): "name";a=1;b=2. Its
