@@ -29,6 +29,8 @@ const (
 	// it have waited for its client, to be closed in favour of a new one. Those
 	// of clients that are at work stay, while a new one waits so long at most.
 	unusedAfter = time.Second
+	// freshFor is how long a new connection is kept for its first request.
+	freshFor = 100 * time.Millisecond
 	// socketBuffer is what the kernel holds of what a client sends too early or
 	// does not take (twice that, on Linux), in place of megabytes.
 	socketBuffer = 32 << 10
@@ -94,7 +96,7 @@ var (
 )
 
 // makeRoom reports whether there is room for one more connection than are
-// open. It closes one if there is none: without a request so far, else stalled,
+// open. It closes one if there is none: stalled, else without a request so far,
 // else idle, in each case for the longest.
 func (cs *connections) makeRoom() bool {
 	cs.mu.Lock()
@@ -105,10 +107,10 @@ func (cs *connections) makeRoom() bool {
 	}
 	var victim *conn
 	var client string
-	if e := cs.fresh.Front(); e != nil {
-		victim, client = e.Value.(*conn), "fresh"
-	} else if w := cs.stalled(); w != nil && time.Since(w.since) > unusedAfter {
+	if w := cs.stalled(); w != nil && time.Since(w.since) > unusedAfter {
 		victim, client = w.conn, "stalled"
+	} else if e := cs.fresh.Front(); e != nil && time.Since(e.Value.(*conn).since) > freshFor {
+		victim, client = e.Value.(*conn), "fresh"
 	} else if e := cs.idle.Front(); e != nil && time.Since(e.Value.(*conn).since) > unusedAfter {
 		victim, client = e.Value.(*conn), "idle"
 	} else {

@@ -152,6 +152,27 @@ func TestMaxConnections(t *testing.T) {
 	}
 }
 
+// A client that has just come is not closed for the next, while others stall.
+func TestFreshBesideStalled(t *testing.T) {
+	t.Parallel()
+	r := runWith(t, Config{MaxConnections: 2, RequestTimeout: time.Minute}, answers)
+	stalled := dial(t, r.Addr(), "POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1000\r\n\r\nabc")
+	r.public.waitFor(t, "the request", func(_, waiting, _ int) bool { return waiting == 1 })
+	fresh := dial(t, r.Addr(), "")
+	time.Sleep(unusedAfter + freshFor)
+	next := dial(t, r.Addr(), hello)
+	answered(t, next)
+	closes(t, "the stalled connection", stalled)
+	fmt.Fprint(fresh, hello)
+	answered(t, fresh)
+	// All are at work or have just come: the one that comes next waits.
+	begin := time.Now()
+	answered(t, dial(t, r.Addr(), hello))
+	if d := time.Since(begin); d < unusedAfter/2 {
+		t.Errorf("a connection was closed for another after %v", d)
+	}
+}
+
 // While each connection has a request that is served, a further one waits.
 func TestMaxConnectionsBusy(t *testing.T) {
 	t.Parallel()
