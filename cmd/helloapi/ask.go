@@ -46,6 +46,7 @@ func (c confirmation) confirm(p *program, what string) (bool, error) {
 	return false, errNotConfirmed
 }
 
+// isTerminal reports whether a person is at the other end of a stream.
 func isTerminal(f any) bool {
 	file, ok := f.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))

@@ -2,14 +2,10 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/term"
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
@@ -64,16 +60,10 @@ func firstStart(p *program, log *slog.Logger, stores *backend.Backend, url strin
 // else that is a log, which others keep and read.
 func keysFile(p *program, stores *backend.Backend) string {
 	db, ok := stores.File()
-	if !ok || isTTY(p.stdout) {
+	if !ok || isTerminal(p.stdout) {
 		return ""
 	}
 	return db + ".keys-" + time.Now().UTC().Format("20060102T150405.000Z") + ".csv"
-}
-
-// isTTY reports whether a person sees what is written to w.
-func isTTY(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 func showFirstKeys(p *program, plans plan.Plans, keys []apikey.Key, values []apikey.Value, url string) error {

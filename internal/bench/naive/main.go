@@ -66,7 +66,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cfg.MaxConns = 16 // of 4, 8, 16, 32 and 64 the best for 100,000 names on two cores
+	cfg.MaxConns = 16
 	db, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return err
