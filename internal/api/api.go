@@ -3,6 +3,7 @@
 package api
 
 import (
+	"cmp"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -78,13 +79,14 @@ func (e Endpoint) metered(m *meter.Meter, answers *idempotency.Answers) http.Han
 	if e.Free {
 		return m.Free(handler) // 429
 	}
-	metered := m.Enforce(handler) // 429; charges what is answered below 400
+	cost := cmp.Or(e.Cost, 1)
+	metered := m.Enforce(cost)(handler) // 429; charges what is answered below 400
 	if !e.Idempotent {
 		return metered
 	}
 	// A repeat is throttled, but not charged, and works even when the quota is
 	// used up. So it is found between the throttle and the charge.
-	repeatable := m.Throttle(answers.Claim(m.Charge(answers.Keep(handler))))
+	repeatable := m.Throttle(answers.Claim(m.Charge(cost)(answers.Keep(handler))))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get(idempotency.Header) != "" {
 			repeatable.ServeHTTP(w, r)

@@ -17,8 +17,9 @@ type Endpoint struct {
 	Path    string // "/notes/{id}"; the handler has r.PathValue("id")
 	Handler web.Handler
 
-	// An answer below 400 costs one unit of the key's quota, unless the endpoint
-	// is Free. Every request is throttled.
+	// Cost is how many units of the key's quota an answer below 400 costs: 1
+	// unless said, none if the endpoint is Free. Every request is throttled.
+	Cost int64
 	Free bool
 
 	// Idempotent lets a client repeat a request: one with the Idempotency-Key
@@ -56,6 +57,8 @@ func check(endpoints []Endpoint) error {
 			errs = append(errs, fmt.Errorf("endpoint %s: the path must be like /notes/{id}, in lower case, without a slash at the end", name))
 		case e.Handler == nil:
 			errs = append(errs, fmt.Errorf("endpoint %s: it has no handler, or its store is nil: set the store in the Config of api.New", name))
+		case e.Cost < 0 || e.Free && e.Cost != 0:
+			errs = append(errs, fmt.Errorf("endpoint %s: the cost must be a number of units, and none if it is free", name))
 		case seen[route]:
 			errs = append(errs, fmt.Errorf("endpoint %s: it is in the map twice", name))
 		}

@@ -27,6 +27,9 @@ func TestCheck(t *testing.T) {
 		"no method":    {[]Endpoint{{Path: "/a", Handler: answer}}, []string{"endpoint  /a: the method must be one of GET, "}},
 		"small method": {[]Endpoint{{Method: "get", Path: "/a", Handler: answer}}, []string{"the method must be one of"}},
 		"a slash":      {[]Endpoint{{Method: "GET", Path: "/a/", Handler: answer}}, []string{"endpoint GET /a/: the path must be like"}},
+		"a cost":       {[]Endpoint{{Method: "GET", Path: "/a", Handler: answer, Cost: 3}}, nil},
+		"a bad cost":   {[]Endpoint{{Method: "GET", Path: "/a", Handler: answer, Cost: -1}}, []string{"endpoint GET /a: the cost"}},
+		"free, costly": {[]Endpoint{{Method: "GET", Path: "/a", Handler: answer, Cost: 1, Free: true}}, []string{"endpoint GET /a: the cost"}},
 		"two mistakes": {[]Endpoint{{Method: "GET", Path: "a", Handler: answer}, {Method: "GET", Path: "/b"}}, []string{"GET a:", "GET /b:"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -58,6 +58,7 @@ func TestAPI(t *testing.T, replicas int, fresh func(testing.TB) backend.Config) 
 		"DatabaseGoesAway":  testStoresClosed,
 		"LimitsHeaderOfAll": testHeaders,
 		"Bodies":            testBodies,
+		"EndpointCost":      testEndpointCost,
 		"Repeats":           testRepeats,
 		"RepeatsTogether":   testRepeatsTogether,
 		"RepeatedGreeting":  testRepeatedGreeting,

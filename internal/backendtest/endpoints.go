@@ -65,6 +65,7 @@ func (d *deployment) endpoints(db *database.DB) []api.Endpoint {
 	return []api.Endpoint{
 		{Method: "POST", Path: "/things", Handler: create, Idempotent: true},
 		{Method: "GET", Path: "/things/{id}", Handler: read},
+		{Method: "POST", Path: "/costly", Handler: create, Idempotent: true, Cost: 3},
 	}
 }
 
@@ -335,4 +336,41 @@ func Databases(t testing.TB) []Fixture {
 		}
 	}
 	return fixtures
+}
+
+// testEndpointCost: an endpoint takes, and returns, as many units as it costs; one that
+// costs too much for what is left does not keep a cheaper one from it.
+func testEndpointCost(t *testing.T, d *deployment) {
+	d.things(t)
+	d.urls = d.urls[:1] // without Redis each replica has a quota of its own
+	key := d.key(t, Quota(8))
+	for i, test := range []struct {
+		path, text     string
+		status         int
+		remaining      string
+		idempotencyKey string
+	}{
+		{"/costly", "a", 201, "5", ""},
+		{"/costly", "fail", 409, "5", ""},
+		{"/costly", "a", 201, "2", "one"},
+		{"/costly", "a", 201, "", "one"}, // a repeat
+		{"/costly", "a", 429, "2", ""},
+		{"/costly", "a", 429, "2", "two"},
+		{"/things", "a", 201, "1", ""},
+		{"/costly", "a", 429, "1", ""},
+		{"/things", "a", 201, "0", ""},
+		{"/things", "a", 429, "0", ""},
+	} {
+		var header []string
+		if test.idempotencyKey != "" {
+			header = []string{"Idempotency-Key", test.idempotencyKey}
+		}
+		a := d.post(t, test.path, key, `{"text":"`+test.text+`"}`, header...)
+		if a.status != test.status || a.remaining() != test.remaining {
+			t.Errorf("request %d, %s %s: %d %s, %q remain, want %d and %q", i, test.path, test.text, a.status, a.body, a.remaining(), test.status, test.remaining)
+		}
+	}
+	if u := d.usage(t, key); u.Quota.Used != 8 {
+		t.Errorf("GET /usage: %d used, want 8", u.Quota.Used)
+	}
 }

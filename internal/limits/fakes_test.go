@@ -395,7 +395,7 @@ func (r *replica) run(t *testing.T) *replica {
 
 func (r *replica) take(t *testing.T, id string) (*Unit, Decision, error) {
 	t.Helper()
-	return r.Take(t.Context(), &apikey.Key{ID: id, Name: id, Plan: r.plan})
+	return r.Take(t.Context(), &apikey.Key{ID: id, Name: id, Plan: r.plan}, 1)
 }
 
 // want fails unless a request of the first key is decided like that, after these

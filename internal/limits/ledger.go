@@ -145,15 +145,15 @@ type part struct {
 	charged int64
 }
 
-// add charges one unit more.
-func (t total) add(a Account, alone bool) total {
+// add charges more units.
+func (t total) add(a Account, alone bool, units int64) total {
 	for i := range t {
 		if t[i].account == a && t[i].alone == alone {
-			t[i].charged++
+			t[i].charged += units
 			return t
 		}
 	}
-	return append(t, part{a, alone, 1})
+	return append(t, part{a, alone, units})
 }
 
 // shared returns what was charged with the shared counters, on all accounts.
@@ -173,12 +173,12 @@ func newLedger(store UsageStore, writer string, log *slog.Logger) *ledger {
 	}
 }
 
-// add notes that a key was charged one unit, on an account. It will be written
+// add notes that a key was charged units, on an account. They will be written
 // within about a second.
-func (l *ledger) add(k UsageKey, a Account, alone bool) {
+func (l *ledger) add(k UsageKey, a Account, alone bool, units int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.totals[k] = l.totals[k].add(a, alone)
+	l.totals[k] = l.totals[k].add(a, alone, units)
 	l.dirty[k] = true
 	l.newest = max(l.newest, k.Date)
 }

@@ -79,7 +79,7 @@ func TestLedgerWritesEachSecond(t *testing.T) {
 		s := UsageKey{"1", today}
 		for i := range int64(3) {
 			time.Sleep(10300 * time.Millisecond) // now and then
-			l.add(s, Account{}, false)
+			l.add(s, Account{}, false, 1)
 			time.Sleep(time.Second)
 			synctest.Wait()
 			wantRecorded(t, u, s, i+1)
@@ -99,14 +99,14 @@ func TestLedgerCloseWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u := new(usage)
 		l := runLedger(u, slog.DiscardHandler)
-		l.add(UsageKey{"1", today}, Account{}, false)
+		l.add(UsageKey{"1", today}, Account{}, false, 1)
 		if err := l.stop(); err != nil {
 			t.Error(err)
 		}
 		wantRecorded(t, u, UsageKey{"1", today}, 1)
 		u.fail(errStore)
 		l = runLedger(u, slog.DiscardHandler)
-		l.add(UsageKey{"1", today}, Account{}, false)
+		l.add(UsageKey{"1", today}, Account{}, false, 1)
 		if err := l.stop(); !errors.Is(err, errStore) {
 			t.Errorf("what can't be written is lost without a word: %v", err)
 		}
@@ -119,8 +119,8 @@ func TestLedgersAddUp(t *testing.T) {
 	u := new(usage)
 	for range 3 {
 		l := runLedger(u, slog.DiscardHandler)
-		l.add(UsageKey{"1", today}, Account{}, false)
-		l.add(UsageKey{"1", today}, Account{}, false)
+		l.add(UsageKey{"1", today}, Account{}, false, 1)
+		l.add(UsageKey{"1", today}, Account{}, false, 1)
 		if err := l.stop(); err != nil {
 			t.Error(err)
 		}
@@ -140,7 +140,7 @@ func TestLedgerRepeats(t *testing.T) {
 			l := quietLedger(u)
 			s := UsageKey{"1", today}
 			for range 3 {
-				l.add(s, Account{}, false)
+				l.add(s, Account{}, false, 1)
 			}
 			for range 2 {
 				if err := l.write(t.Context()); !errors.Is(err, errStore) {
@@ -150,7 +150,7 @@ func TestLedgerRepeats(t *testing.T) {
 			}
 			u.fail(nil)
 			wantLedger(t, l, "1", *perDay(1), today, 3)
-			l.add(s, Account{}, false)
+			l.add(s, Account{}, false, 1)
 			for range 2 { // the second has nothing to do
 				if err := l.write(t.Context()); err != nil {
 					t.Error(err)
@@ -182,12 +182,12 @@ func TestLedgerAddsWhileWriting(t *testing.T) {
 				}
 				u.fail(nil)
 				wantLedger(t, l, "1", *perDay(1), today, 1)
-				l.add(s, Account{}, false)
-				l.add(other, Account{}, false)
+				l.add(s, Account{}, false, 1)
+				l.add(other, Account{}, false, 1)
 				wantLedger(t, l, "1", *perDay(1), today, 2)
 				u.fail(fails)
 			}
-			l.add(s, Account{}, false)
+			l.add(s, Account{}, false, 1)
 			if err := l.write(t.Context()); !errors.Is(err, fails) {
 				t.Errorf("returned %v, want %v", err, fails)
 			}
@@ -214,7 +214,7 @@ func TestLedgerManyRows(t *testing.T) {
 	l := quietLedger(u)
 	const keys = 2*writeMost + 1
 	for i := range keys {
-		l.add(UsageKey{strconv.Itoa(i), today}, Account{}, false)
+		l.add(UsageKey{strconv.Itoa(i), today}, Account{}, false, 1)
 	}
 	if err := l.write(t.Context()); !errors.Is(err, errStore) {
 		t.Errorf("returned %v", err)
@@ -243,7 +243,7 @@ func TestLedgerUsed(t *testing.T) {
 		{"2", "2026-03-15"},
 	} {
 		u.set("somebody", s, 100)
-		l.add(s, Account{}, false)
+		l.add(s, Account{}, false, 1)
 	}
 	for range 2 { // unwritten and written
 		wantLedger(t, l, "1", *perDay(1), day, 101)
@@ -270,8 +270,8 @@ func TestLedgerForgets(t *testing.T) {
 	l := quietLedger(u)
 	day := plan.Date("2026-03-01")
 	for i := range int64(31) {
-		l.add(UsageKey{"1", day}, Account{}, false)
-		l.add(UsageKey{"1", day}, Account{}, false)
+		l.add(UsageKey{"1", day}, Account{}, false, 1)
+		l.add(UsageKey{"1", day}, Account{}, false, 1)
 		wantLedger(t, l, "1", perMonth(1), day, 2*i+2)
 		if err := l.write(t.Context()); err != nil {
 			t.Fatal(err)
@@ -284,7 +284,7 @@ func TestLedgerForgets(t *testing.T) {
 	}
 	// A request that came in another time zone's yesterday.
 	s := UsageKey{"1", "2026-03-30"}
-	l.add(s, Account{}, false)
+	l.add(s, Account{}, false, 1)
 	if err := l.write(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -298,11 +298,11 @@ func TestLedgerForgetsOnlyWhatIsWritten(t *testing.T) {
 	u := &usage{err: errStore}
 	l := quietLedger(u)
 	old := UsageKey{"1", "2026-03-01"}
-	l.add(old, Account{}, false)
+	l.add(old, Account{}, false, 1)
 	if err := l.write(t.Context()); err == nil {
 		t.Error("a write that failed returned no error")
 	}
-	l.add(UsageKey{"1", "2026-03-20"}, Account{}, false)
+	l.add(UsageKey{"1", "2026-03-20"}, Account{}, false, 1)
 	l.forget()
 	u.fail(nil)
 	if err := l.write(t.Context()); err != nil {
@@ -334,7 +334,7 @@ func TestLedgerConcurrently(t *testing.T) {
 		wg.Go(func() {
 			var before int64
 			for i := range each {
-				l.add(UsageKey{strconv.Itoa(i % keys), today}, Account{}, false)
+				l.add(UsageKey{strconv.Itoa(i % keys), today}, Account{}, false, 1)
 				if i%10 == 0 {
 					_ = l.write(t.Context()) // may fail
 					c, err := l.used(t.Context(), "0", q, w)
@@ -370,7 +370,7 @@ func TestLedgerWarnsOnceAnOutage(t *testing.T) {
 		l := runLedger(u, slog.NewTextHandler(&log, nil))
 		for i := range 3 {
 			u.fail(errStore)
-			l.add(UsageKey{"1", today}, Account{}, false)
+			l.add(UsageKey{"1", today}, Account{}, false, 1)
 			time.Sleep(20 * time.Second)
 			synctest.Wait()
 			if n := strings.Count(log.String(), "level=WARN"); n != i+1 || !strings.Contains(log.String(), errStore.Error()) {
@@ -441,7 +441,7 @@ func TestLedgerTrimFails(t *testing.T) {
 			t.Errorf("after %d trims the log says: %s", n, &log)
 		}
 		u.fail(nil)
-		l.add(UsageKey{"1", today}, Account{}, false)
+		l.add(UsageKey{"1", today}, Account{}, false, 1)
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		wantRecorded(t, u, UsageKey{"1", today}, 1)
@@ -461,7 +461,7 @@ func TestLedgerAccounts(t *testing.T) {
 	l := quietLedger(u)
 	s, free, paid := UsageKey{"1", today}, Account{Plan: "free"}, Account{Plan: "paid"}
 	for _, a := range []Account{free, paid, paid, free, paid} {
-		l.add(s, a, false)
+		l.add(s, a, false, 1)
 		if err := l.write(t.Context()); err != nil {
 			t.Fatal(err)
 		}

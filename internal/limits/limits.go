@@ -97,25 +97,26 @@ type Decision struct {
 	Reset time.Duration
 }
 
-// Take takes a token of the key's throttle and a unit of its quota. It returns
-// a Unit if both allow the request, which is then kept or returned.
+// Take takes a token of the key's throttle and cost units of its quota, at least
+// one. It returns them as a Unit if both allow the request, to be kept or
+// returned.
 //
 // A refusal that is already known costs no trip, and the quota's comes first:
 // of the two it is the answer that helps.
-func (l *Limits) Take(ctx context.Context, key *apikey.Key) (*Unit, Decision, error) {
-	return l.takeUnit(ctx, key, key.Plan.Throttle)
+func (l *Limits) Take(ctx context.Context, key *apikey.Key, cost int64) (*Unit, Decision, error) {
+	return l.takeUnit(ctx, key, key.Plan.Throttle, cost)
 }
 
 // TakeUnit is Take of a request that has its token.
-func (l *Limits) TakeUnit(ctx context.Context, key *apikey.Key) (*Unit, Decision, error) {
-	u, d, err := l.takeUnit(ctx, key, nil)
+func (l *Limits) TakeUnit(ctx context.Context, key *apikey.Key, cost int64) (*Unit, Decision, error) {
+	u, d, err := l.takeUnit(ctx, key, nil, cost)
 	d.Throttle = key.Plan.Throttle
 	return u, d, err
 }
 
-func (l *Limits) takeUnit(ctx context.Context, key *apikey.Key, throttle *plan.Throttle) (*Unit, Decision, error) {
+func (l *Limits) takeUnit(ctx context.Context, key *apikey.Key, throttle *plan.Throttle, cost int64) (*Unit, Decision, error) {
 	asked := time.Now()
-	kw, d, taken, alone, err := l.take(ctx, key, throttle, 1)
+	kw, d, taken, alone, err := l.take(ctx, key, throttle, cost)
 	if err != nil || d.Refused != "" {
 		return nil, d, err
 	}
@@ -124,7 +125,7 @@ func (l *Limits) takeUnit(ctx context.Context, key *apikey.Key, throttle *plan.T
 		return nil, d, err
 	}
 	return &Unit{
-		l: l, kw: kw, key: UsageKey{key.ID, date}, account: accountOf(key),
+		l: l, kw: kw, key: UsageKey{key.ID, date}, account: accountOf(key), cost: cost,
 		taken: taken, alone: alone, left: d.Left, waited: time.Since(asked),
 	}, d, nil
 }
@@ -181,7 +182,7 @@ func (l *Limits) take(ctx context.Context, key *apikey.Key, throttle *plan.Throt
 				kw.throttled(*throttle, asked.Add(t.Wait))
 			}
 		case t.Outcome == Exhausted:
-			d.Refused, d.Left = Quota, 0
+			d.Refused = Quota // a cheaper endpoint may still be let through
 		case !alone && !r.Window.End.IsZero():
 			kw.inFlight.Add(t.Cost)
 		}
@@ -271,13 +272,14 @@ func (l *Limits) generation() uint64 {
 	return l.counters.Generation() + l.breaker.recoveries.Load()
 }
 
-// A Unit is held by a request in flight. It belongs to the goroutine that serves
+// A Unit is what a request in flight holds: as many units as it costs. It belongs to the goroutine that serves
 // the request. The first call of Keep or Return counts.
 type Unit struct {
 	l       *Limits
 	kw      *keyWindow
 	key     UsageKey
 	account Account
+	cost    int64
 	taken   Taken // of the quota; with Cost 0 nothing
 	alone   bool
 	left    int64
@@ -291,7 +293,7 @@ func (u *Unit) Keep() {
 		return
 	}
 	u.done = true
-	u.l.ledger.add(u.key, u.account, u.alone && u.taken.Cost > 0)
+	u.l.ledger.add(u.key, u.account, u.alone && u.taken.Cost > 0, u.cost)
 	u.release()
 }
 

@@ -54,12 +54,12 @@ func TestGrant(t *testing.T) {
 		key := &apikey.Key{ID: "1", Plan: r.plan, Grants: []plan.Grant{{Date: today, Units: 2}}}
 		for day, limit := range []int64{3, 1} {
 			for range limit {
-				u, d, err := r.Take(t.Context(), key)
+				u, d, err := r.Take(t.Context(), key, 1)
 				if err != nil || u == nil || d.Limit != limit {
 					t.Fatalf("day %d: %+v, %v", day, d, err)
 				}
 			}
-			if u, d, err := r.Take(t.Context(), key); u != nil || err != nil || d.Refused != Quota {
+			if u, d, err := r.Take(t.Context(), key, 1); u != nil || err != nil || d.Refused != Quota {
 				t.Errorf("day %d: %+v, %v", day, d, err)
 			}
 			time.Sleep(24 * time.Hour)

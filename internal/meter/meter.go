@@ -23,17 +23,22 @@ func New(l *limits.Limits) *Meter { return &Meter{l} }
 
 // Enforce lets a request through if its key's throttle and then its quota
 // permit, and answers 429 if not, 503 if that can't be found out. What is let
-// through is charged, and given back if it is answered with 400 or above.
-func (m *Meter) Enforce(next http.Handler) http.Handler { return m.metered(next, m.limits.Take) }
+// through is charged cost units, which are given back if it is answered with 400
+// or above.
+func (m *Meter) Enforce(cost int64) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler { return m.metered(next, m.limits.Take, cost) }
+}
 
 // Charge is Enforce without the throttle, for a request that has passed Throttle.
-func (m *Meter) Charge(next http.Handler) http.Handler { return m.metered(next, m.limits.TakeUnit) }
+func (m *Meter) Charge(cost int64) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler { return m.metered(next, m.limits.TakeUnit, cost) }
+}
 
-type taker func(context.Context, *apikey.Key) (*limits.Unit, limits.Decision, error)
+type taker func(ctx context.Context, key *apikey.Key, cost int64) (*limits.Unit, limits.Decision, error)
 
-func (m *Meter) metered(next http.Handler, take taker) http.Handler {
+func (m *Meter) metered(next http.Handler, take taker, cost int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		u, d, err := take(r.Context(), apikey.From(r.Context()))
+		u, d, err := take(r.Context(), apikey.From(r.Context()), cost)
 		if err != nil {
 			web.Fail(w, r, failure(err))
 			return
@@ -110,7 +115,11 @@ func (m *Meter) throttled(next http.Handler, otherwise *plan.Throttle) http.Hand
 
 // refusal is the answer to a request over a limit.
 func refusal(h http.Header, d limits.Decision) error {
-	setRemaining(h, d.Refused, 0, d.Reset)
+	left := int64(0)
+	if d.Refused == limits.Quota {
+		left = d.Left // fewer than the request costs
+	}
+	setRemaining(h, d.Refused, left, d.Reset)
 	e := &web.Error{
 		Status:     http.StatusTooManyRequests,
 		Type:       "TooManyRequestsException",

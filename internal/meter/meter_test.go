@@ -114,8 +114,8 @@ func newEndpoint(q *plan.Quota, t *plan.Throttle) *endpoint {
 	served := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve.ServeHTTP(w, r) })
 	mux := http.NewServeMux()
 	m := New(e.limits)
-	mux.Handle("/", m.Enforce(served))
-	mux.Handle("/twice", m.Throttle(m.Charge(served))) // as an endpoint that can be repeated
+	mux.Handle("/", m.Enforce(1)(served))
+	mux.Handle("/twice", m.Throttle(m.Charge(1)(served))) // as an endpoint that can be repeated
 	mux.Handle("/usage", m.Free(web.Handler(m.Usage)))
 	e.h = apikey.Require(finder{&apikey.Key{ID: "1", Name: "first", Plan: e.plan, Enabled: true}}, time.Now)(mux)
 	e.h = web.Observe(log, web.NewMetrics(prometheus.NewRegistry()))(web.Recover(e.h))
