@@ -518,7 +518,7 @@ func TestCompletion(t *testing.T) {
 		"helloapi ap":                     "apply",
 		"helloapi keys ro":                "rotate",
 		"helloapi keys rotate bob --gr":   "--grace",
-		"helloapi usage show --format ":   "table json csv",
+		"helloapi usage show --output ":   "table json csv",
 		"helloapi usage show -o c":        "csv",
 		"helloapi serve --meter-on-error": "--meter-on-error",
 		"helloapi completion ":            "bash zsh fish",

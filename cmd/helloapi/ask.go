@@ -14,8 +14,15 @@ import (
 // confirmation are the flags of the commands that remove or replace something
 // for good. They ask on a terminal, and take --yes elsewhere.
 type confirmation struct {
+	output
 	Yes    bool `short:"y" help:"Do it without asking."`
 	DryRun bool `help:"Say what would be done, and change nothing."`
+}
+
+// A dryRunInfo is what would have been done, as it is shown.
+type dryRunInfo struct {
+	DryRun bool   `json:"dryRun"`
+	Text   string `json:"text"`
 }
 
 // errNotConfirmed ends a command that a person decided against.
@@ -25,6 +32,9 @@ var errNotConfirmed = errors.New("nothing was changed")
 // says that a person is against it, or that there is none to ask.
 func (c confirmation) confirm(p *program, what string) (bool, error) {
 	if c.DryRun {
+		if c.Output == "json" {
+			return false, printJSON(p.stdout, dryRunInfo{true, what})
+		}
 		_, err := fmt.Fprintln(p.stdout, what, "Nothing was changed (--dry-run).")
 		return false, err
 	}

@@ -11,7 +11,15 @@ import (
 
 type backupCmd struct {
 	database
+	output
 	File string `arg:"" help:"The new file. It holds all that the database has, and FILE.key the key of its certificates."`
+}
+
+// A backupInfo is a backup as it is shown.
+type backupInfo struct {
+	Database string `json:"database"` // the file that it is of
+	File     string `json:"file"`
+	KeyFile  string `json:"keyFile,omitempty"` // the key of its certificates, if there is one
 }
 
 func (c *backupCmd) Run(p *program) error {
@@ -23,12 +31,12 @@ func (c *backupCmd) Run(p *program) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(c.File)) // a backup is whole or none
 	}
-	what := c.File
+	made, what := backupInfo{Database: from, File: c.File}, c.File
 	if withKey {
-		what += " and " + c.File + ".key (the key of its certificates; keep it secret)"
+		made.KeyFile = c.File + ".key"
+		what += " and " + made.KeyFile + " (the key of its certificates; keep it secret)"
 	}
-	_, err = fmt.Fprintf(p.stderr, "Backed up %s to %s.\n", from, what)
-	return err
+	return c.printDone(p, fmt.Sprintf("Backed up %s to %s.", from, what), made)
 }
 
 // copyNew copies a file, if it exists, to a new one that only its owner can

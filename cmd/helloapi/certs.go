@@ -73,7 +73,14 @@ func (c *certsListCmd) Run(p *program) error {
 
 type certsRenewCmd struct {
 	database
+	output
 	Host string `arg:"" help:"The host, as in TLS_DOMAINS."`
+}
+
+// A renewInfo is a host whose certificate will be ordered, as it is shown.
+type renewInfo struct {
+	Host  string `json:"host"`
+	Renew bool   `json:"renew"`
 }
 
 func (c *certsRenewCmd) Run(p *program) error {
@@ -88,14 +95,19 @@ func (c *certsRenewCmd) Run(p *program) error {
 		} else if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(p.stderr, "A serving replica orders a certificate for %s within 15 seconds; `helloapi certs list` shows how it went.\n", hosts[0])
-		return err
+		done := fmt.Sprintf("A serving replica orders a certificate for %s within 15 seconds; `helloapi certs list` shows how it went.", hosts[0])
+		return c.printDone(p, done, renewInfo{hosts[0], true})
 	})
 }
 
 type certsForgetCmd struct {
 	database
 	confirmation
+}
+
+// A forgottenInfo is how many certificates were dropped, as it is shown.
+type forgottenInfo struct {
+	Forgotten int `json:"forgotten"`
 }
 
 func (c *certsForgetCmd) Run(p *program) error {
@@ -108,7 +120,6 @@ func (c *certsForgetCmd) Run(p *program) error {
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(p.stderr, "Forgot %d certificates. Replicas that start order new ones.\n", n)
-		return err
+		return c.printDone(p, fmt.Sprintf("Forgot %d certificates. Replicas that start order new ones.", n), forgottenInfo{n})
 	})
 }

@@ -50,6 +50,12 @@ type greetingsDeleteCmd struct {
 	Name string `arg:"" help:"The name, as it is greeted."`
 }
 
+// A deletedName is a name that was deleted, as it is shown.
+type deletedName struct {
+	Name    string `json:"name"`
+	Deleted bool   `json:"deleted"`
+}
+
 func (c *greetingsDeleteCmd) Run(p *program) error {
 	name, err := hello.NormalizeName(c.Name)
 	if err != nil {
@@ -64,7 +70,6 @@ func (c *greetingsDeleteCmd) Run(p *program) error {
 		} else if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(p.stderr, "Deleted %q and its count.\n", name)
-		return err
+		return c.printDone(p, fmt.Sprintf("Deleted %q and its count.", name), deletedName{name, true})
 	})
 }

@@ -14,6 +14,7 @@ import (
 )
 
 type healthcheckCmd struct {
+	output
 	AdminAddr string        `setting:"" default:"127.0.0.1:8081" placeholder:"HOST:PORT" help:"Where the serving process has its internal listener."`
 	Timeout   time.Duration `default:"3s" placeholder:"TIME" help:"How long to wait for the answer."`
 }
@@ -51,6 +52,9 @@ func (c *healthcheckCmd) Run(p *program) error {
 	if err := json.Unmarshal(body, &answer); err != nil || answer.Message != "OK" {
 		return fmt.Errorf("not serving: another program answers at ADMIN_ADDR (%s)", c.AdminAddr)
 	}
-	fmt.Fprintln(p.stdout, "ready")
-	return nil
+	if c.Output == "json" {
+		return printJSON(p.stdout, map[string]bool{"ready": true})
+	}
+	_, err = fmt.Fprintln(p.stdout, "ready")
+	return err
 }

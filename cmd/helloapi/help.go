@@ -59,7 +59,7 @@ helloapi plans update gold --no-throttle --yes`,
 helloapi usage show
 helloapi usage show --near 80
 helloapi usage show brooks --since 2030-01-01 --until 2030-01-31
-helloapi usage show --by month --format csv`,
+helloapi usage show --by month -o csv`,
 	"usage grant":         `helloapi usage grant brooks 100 --note outage`,
 	"usage grants list":   `helloapi usage grants list brooks`,
 	"usage grants revoke": `helloapi usage grants revoke 7 --yes`,

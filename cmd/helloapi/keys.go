@@ -224,16 +224,11 @@ func (c *keysUpdateCmd) Run(p *program) error {
 			return err
 		}
 		noteFile(p, "key", before.Name, before.MadeBy)
-		if c.Output == "json" {
-			return printJSON(p.stdout, keyJSON(after, time.Now()))
+		done := fmt.Sprintf("Nothing to do: key %q is like that already.", c.Key)
+		if changes := differences(keyJSON(before, time.Now()), keyJSON(after, time.Now())); len(changes) > 0 {
+			done = fmt.Sprintf("Key %q is changed: %s.", c.Key, strings.Join(changes, "; "))
 		}
-		changes := differences(keyJSON(before, time.Now()), keyJSON(after, time.Now()))
-		if len(changes) == 0 {
-			_, err := fmt.Fprintf(p.stderr, "Nothing to do: key %q is like that already.\n", c.Key)
-			return err
-		}
-		_, err = fmt.Fprintf(p.stderr, "Key %q is changed: %s.\n", c.Key, strings.Join(changes, "; "))
-		return err
+		return c.printDone(p, done, keyJSON(after, time.Now()))
 	})
 }
 
@@ -261,7 +256,6 @@ func noteFile(p *program, kind, name, madeBy string) {
 
 type keysRotateCmd struct {
 	keyArg
-	output
 	valueFlag
 	confirmation
 	Grace time.Duration `default:"0s" placeholder:"TIME" help:"How long the present value goes on opening the key beside the new one, such as 24h. Default: not at all."`
@@ -318,25 +312,35 @@ func (c *keysRotateCmd) confirmCut(p *program, db backend.Database) (bool, error
 	return c.confirm(p, fmt.Sprintf("Give key %q a new value. It had %d requests in the last 30 days; its present value is refused after %v (--grace).", c.Key, used, c.Grace))
 }
 
-type keysEnableCmd struct{ keyArg }
+type keysEnableCmd struct {
+	keyArg
+	output
+}
 
 func (c *keysEnableCmd) Run(p *program) error {
-	return c.set(p, true, "enabled")
+	return c.enable(p, c.output, true)
 }
 
-type keysDisableCmd struct{ keyArg }
+type keysDisableCmd struct {
+	keyArg
+	output
+}
 
 func (c *keysDisableCmd) Run(p *program) error {
-	return c.set(p, false, "disabled")
+	return c.enable(p, c.output, false)
 }
 
-func (c keyArg) set(p *program, enabled bool, done string) error {
+func (c keyArg) enable(p *program, o output, enabled bool) error {
 	return c.with(p, func(db backend.Database) error {
 		if err := db.EnableKey(p.ctx, c.Key, enabled); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(p.stderr, "Key %q is %s.\n", c.Key, done)
-		return err
+		key, err := db.Key(p.ctx, c.Key)
+		if err != nil {
+			return err
+		}
+		state := map[bool]string{true: "enabled", false: "disabled"}[enabled]
+		return o.printDone(p, fmt.Sprintf("Key %q is %s.", c.Key, state), keyJSON(key, time.Now()))
 	})
 }
 
@@ -345,13 +349,20 @@ type keysDeleteCmd struct {
 	confirmation
 }
 
+// A deletedKey is a key as it was, as it is shown.
+type deletedKey struct {
+	keyInfo
+	Deleted  bool             `json:"deleted"`
+	Unbilled map[string]int64 `json:"unbilled"` // what it was charged in this month and the last, by month
+}
+
 func (c *keysDeleteCmd) Run(p *program) error {
 	return c.with(p, func(db backend.Database) error {
 		key, err := db.Key(p.ctx, c.Key)
 		if err != nil {
 			return err
 		}
-		unbilled, err := unbilled(p, db, key)
+		months, unbilled, err := unbilled(p, db, key)
 		if err != nil {
 			return err
 		}
@@ -363,29 +374,29 @@ func (c *keysDeleteCmd) Run(p *program) error {
 			return err
 		}
 		noteFile(p, "key", key.Name, key.MadeBy)
-		_, err = fmt.Fprintf(p.stderr, "Key %q is deleted. %s\n", c.Key, unbilled)
-		return err
+		return c.printDone(p, fmt.Sprintf("Key %q is deleted. %s", c.Key, unbilled), deletedKey{keyJSON(key, time.Now()), true, months})
 	})
 }
 
-// unbilled says what a key was charged in the months whose bills may not have
-// been made.
-func unbilled(p *program, db backend.Database, key apikey.Key) (string, error) {
+// unbilled returns what a key was charged in the months whose bills may not have
+// been made, and says it.
+func unbilled(p *program, db backend.Database, key apikey.Key) (months map[string]int64, sentence string, err error) {
 	tomorrow := plan.DateOf(clock.Now().UTC()).AddDays(2) // also where the day has begun already
 	month := plan.DateOf(clock.Now().UTC()).FirstOfMonth()
 	last := month.AddDays(-1).FirstOfMonth()
 	now, err := charged(p, db, key.ID, month, tomorrow)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	before, err := charged(p, db, key.ID, last, month)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
+	months = map[string]int64{last.Month(): before, month.Month(): now}
 	if now+before == 0 {
-		return "It used nothing this month and last.", nil
+		return months, "It used nothing this month and last.", nil
 	}
-	return fmt.Sprintf("Not yet billed: %d requests in %s, and %d in %s unless that bill is made; they stay in `helloapi usage show %s --by month`.",
+	return months, fmt.Sprintf("Not yet billed: %d requests in %s, and %d in %s unless that bill is made; they stay in `helloapi usage show %s --by month`.",
 		now, month.Month(), before, last.Month(), shellWord(or(key.Name, key.ID))), nil
 }
 

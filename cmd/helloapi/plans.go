@@ -205,17 +205,17 @@ func (c *plansCreateCmd) Run(p *program) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(p.stderr, "Created plan %q: quota %s, throttle %s.\n", pl.Name, none(pl.Quota.String()), none(pl.Throttle.String()))
-		if c.Output == "json" {
-			return printJSON(p.stdout, planInfo{Stored: plan.Stored{Plan: pl}})
+		done := fmt.Sprintf("Created plan %q: quota %s, throttle %s.", pl.Name, none(pl.Quota.String()), none(pl.Throttle.String()))
+		created, err := findPlan(p, db, pl.Name) // as it is stored
+		if err != nil {
+			return err
 		}
-		return nil
+		return c.printDone(p, done, created)
 	})
 }
 
 type plansUpdateCmd struct {
 	planArg
-	output
 	confirmation
 	limitFlags
 	NoQuota    bool `help:"Drop the quota."`
@@ -233,8 +233,7 @@ func (c *plansUpdateCmd) Run(p *program) error {
 		}
 		changes := limitChanges(before.Plan, after)
 		if len(changes) == 0 {
-			_, err := fmt.Fprintf(p.stderr, "Nothing to do: plan %q is like that already.\n", c.Plan)
-			return err
+			return c.printDone(p, fmt.Sprintf("Nothing to do: plan %q is like that already.", c.Plan), before)
 		}
 		what := fmt.Sprintf("Change plan %q, which %s on: %s.", c.Plan, keysAre(before.Keys), strings.Join(changes, "; "))
 		drops := before.Quota != nil && after.Quota == nil || before.Throttle != nil && after.Throttle == nil
@@ -258,12 +257,12 @@ func (c *plansUpdateCmd) Run(p *program) error {
 			return err
 		}
 		noteFile(p, "plan", c.Plan, before.MadeBy)
-		fmt.Fprintf(p.stderr, "Changed plan %q: %s. That holds for the %s on it within a second.\n", c.Plan, strings.Join(changes, "; "), count(before.Keys, "key"))
-		if c.Output == "json" {
-			before.Plan = after
-			return printJSON(p.stdout, before)
+		done := fmt.Sprintf("Changed plan %q: %s. That holds for the %s on it within a second.", c.Plan, strings.Join(changes, "; "), count(before.Keys, "key"))
+		changed, err := findPlan(p, db, c.Plan) // as it is stored
+		if err != nil {
+			return err
 		}
-		return nil
+		return c.printDone(p, done, changed)
 	})
 }
 
@@ -296,6 +295,12 @@ type plansDeleteCmd struct {
 	confirmation
 }
 
+// A deletedPlan is a plan as it was, as it is shown.
+type deletedPlan struct {
+	planInfo
+	Deleted bool `json:"deleted"`
+}
+
 func (c *plansDeleteCmd) Run(p *program) error {
 	return c.with(p, func(db backend.Database, pl planInfo) error {
 		if pl.Keys > 0 {
@@ -315,8 +320,7 @@ func (c *plansDeleteCmd) Run(p *program) error {
 			return err
 		}
 		noteFile(p, "plan", c.Plan, pl.MadeBy)
-		_, err = fmt.Fprintf(p.stderr, "Plan %q is deleted.\n", c.Plan)
-		return err
+		return c.printDone(p, fmt.Sprintf("Plan %q is deleted.", c.Plan), deletedPlan{pl, true})
 	})
 }
 

@@ -195,6 +195,16 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
+// printDone says what a command has changed: in a sentence to people, on standard
+// error, or as JSON to programs.
+func (o output) printDone(p *program, sentence string, changed any) error {
+	if o.Output == "json" {
+		return printJSON(p.stdout, changed)
+	}
+	_, err := fmt.Fprintln(p.stderr, sentence)
+	return err
+}
+
 // or returns s, or other if s is empty.
 func or(s, other string) string {
 	if s == "" {

@@ -47,7 +47,7 @@ func (d database) use(p *program, f func(backend.Database) error) (err error) {
 	return f(db)
 }
 
-// output is the flag of every command that prints data.
+// output is the flag of every command that prints data or changes something.
 type output struct {
 	Output string `short:"o" enum:"table,json" default:"table" help:"How to print: table or json."`
 }

@@ -29,7 +29,7 @@ type usageShowCmd struct {
 	Near   int    `placeholder:"PERCENT" help:"Only keys that used that much of their quota or more, such as 80."`
 	Since  string `placeholder:"DATE" help:"The first day (2006-01-02); implies --by day. Default: 30 days ago, or for months a year."`
 	Until  string `placeholder:"DATE" help:"The last day; implies --by day. Default: today."`
-	Format string `short:"o" aliases:"output" enum:"table,json,csv" default:"table" help:"How to print: table, json or csv. CSV implies --by day."`
+	Output string `short:"o" aliases:"format" enum:"table,json,csv" default:"table" help:"How to print: table, json or csv. CSV implies --by day."`
 }
 
 // Validate is called when the flags have been read.
@@ -37,7 +37,7 @@ func (c *usageShowCmd) Validate() error {
 	if c.KeyOld != "" && c.Key == "" {
 		c.Key = c.KeyOld
 	}
-	if c.By == "" && (c.Since != "" || c.Until != "" || c.Format == "csv") {
+	if c.By == "" && (c.Since != "" || c.Until != "" || c.Output == "csv") {
 		c.By = "day"
 	}
 	if c.Near < 0 || c.Near > 100 {
@@ -79,7 +79,7 @@ func (c *usageShowCmd) showCharges(p *program, db backend.Database) error {
 	if err != nil {
 		return err
 	}
-	switch c.Format {
+	switch c.Output {
 	case "json":
 		return printJSON(p.stdout, shown)
 	case "csv":
@@ -290,7 +290,7 @@ func (c *usageShowCmd) showStandings(p *program, db backend.Database) error {
 		shown = slices.DeleteFunc(shown, func(s standing) bool { return s.percent() < c.Near })
 		slices.SortStableFunc(shown, func(a, b standing) int { return b.percent() - a.percent() })
 	}
-	if c.Format == "json" {
+	if c.Output == "json" {
 		return printJSON(p.stdout, shown)
 	}
 	t := newTable(p.stdout, "KEY", "PLAN", "USED", "LIMIT", "GRANTED", "LEFT", "RESETS", "")
@@ -356,28 +356,42 @@ func (c *usageGrantCmd) Run(p *program) error {
 		if err := db.GrantUnits(p.ctx, key.ID, plan.Grant{Date: date, Units: c.Units, Note: c.Note}); err != nil {
 			return err
 		}
-		return sayHolds(p, db, key.ID, fmt.Sprintf("Key %q may use %d more", c.Key, c.Units))
+		usage, err := usageOf(p, db, key.ID)
+		if err != nil {
+			return err
+		}
+		return c.printDone(p, fmt.Sprintf("Key %q may use %d more%s.", c.Key, c.Units, usage.holds()), grantedInfo{key.Name, key.ID, c.Units, c.Note, usage})
 	})
 }
 
-// sayHolds says what was done to the grants of a key, and what holds now.
-func sayHolds(p *program, db backend.Database, keyID, done string) error {
+// A grantedInfo is what was granted, as it is shown.
+type grantedInfo struct {
+	Key   string    `json:"key"`
+	KeyID string    `json:"keyId"`
+	Units int64     `json:"units"`
+	Note  string    `json:"note"`
+	Usage *standing `json:"usage,omitempty"` // as it is now
+}
+
+// usageOf returns where a key stands, nil without a plan.
+func usageOf(p *program, db backend.Database, keyID string) (*standing, error) {
 	key, err := db.Key(p.ctx, keyID)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	at, err := standings(p, db, []apikey.Key{key})
-	if err != nil {
-		return err
+	if err != nil || len(at) == 0 {
+		return nil, err
 	}
-	if len(at) == 0 || at[0].Limit == nil {
-		_, err = fmt.Fprintf(p.stderr, "%s.\n", done)
-		return err
+	return &at[0], nil
+}
+
+// holds says what holds for a key with a quota, after its grants were changed.
+func (s *standing) holds() string {
+	if s == nil || s.Limit == nil {
+		return ""
 	}
-	s := at[0]
-	_, err = fmt.Fprintf(p.stderr, "%s until %s: quota %d, granted %d, used %d, left %d.\n",
-		done, s.ResetsAt.Format(time.RFC3339), *s.Limit, s.Granted, s.Used, *s.Remaining)
-	return err
+	return fmt.Sprintf(" until %s: quota %d, granted %d, used %d, left %d", s.ResetsAt.Format(time.RFC3339), *s.Limit, s.Granted, s.Used, *s.Remaining)
 }
 
 type usageGrantsCmd struct {
@@ -481,6 +495,13 @@ type grantsRevokeCmd struct {
 	ID int64 `arg:"" help:"The grant's id, as usage grants list shows it."`
 }
 
+// A revokedInfo is a grant as it was, as it is shown.
+type revokedInfo struct {
+	grantInfo
+	Revoked bool      `json:"revoked"`
+	Usage   *standing `json:"usage,omitempty"` // as it is now
+}
+
 func (c *grantsRevokeCmd) Run(p *program) error {
 	return c.use(p, func(db backend.Database) error {
 		all, err := grants(p, db, "")
@@ -501,7 +522,12 @@ func (c *grantsRevokeCmd) Run(p *program) error {
 		} else if err != nil {
 			return err
 		}
-		return sayHolds(p, db, g.KeyID, fmt.Sprintf("Grant %d is revoked; this holds for key %q", g.ID, or(g.Key, g.KeyID)))
+		usage, err := usageOf(p, db, g.KeyID)
+		if err != nil {
+			return err
+		}
+		done := fmt.Sprintf("Grant %d is revoked; this holds for key %q%s.", g.ID, or(g.Key, g.KeyID), usage.holds())
+		return c.printDone(p, done, revokedInfo{g, true, usage})
 	})
 }
 
