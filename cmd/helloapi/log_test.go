@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strconv"
 	"strings"
 	"sync"
@@ -151,6 +152,10 @@ func TestLogClosed(t *testing.T) {
 // are closed.
 func TestHangUp(t *testing.T) {
 	t.Parallel()
+	// Where the tests run under nohup, their processes would ignore SIGHUP too.
+	hangUps := make(chan os.Signal, 1)
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	db := backendtest.Postgres(t)
 	key := must(t, db, "keys", "create", "all", "--plan", "paid")
 	p := start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+backendtest.RedisURL(t))

@@ -74,8 +74,9 @@ func TestYourEndpoint(t *testing.T) {
 	helloapi := both.build(t, dir)
 
 	t.Run("without storage", func(t *testing.T) {
-		p := helloapi.serve(t, backendtest.SQLite(t))
-		key := p.firstKey(t)
+		url := backendtest.SQLite(t)
+		p := helloapi.serve(t, url)
+		key := firstKey(t, url)
 		doc.replay(t, without, p, key)
 
 		for range 50 {
@@ -110,7 +111,7 @@ func TestYourEndpoint(t *testing.T) {
 		t.Run("SQLite", func(t *testing.T) {
 			url := backendtest.SQLite(t)
 			p := helloapi.serve(t, url)
-			key := p.firstKey(t)
+			key := firstKey(t, url)
 			doc.replay(t, with, p, key)
 			checkBuiltIn(t, p, "/notes", "/notes/none", key, 404)
 			first := postNote(t, p, key, "restart")
@@ -640,9 +641,8 @@ func (b program) run(t *testing.T, databaseURL string, args ...string) string {
 
 // A process is a helloapi that serves.
 type process struct {
-	url    string
-	stdout string // the path of a file
-	kill   func() // ends it at once, and waits until it has
+	url  string
+	kill func() // ends it at once, and waits until it has
 
 	mu    sync.Mutex
 	log   []string      // guarded by mu
@@ -653,14 +653,7 @@ type process struct {
 // serve starts to serve from a database, until the end of the test.
 func (b program) serve(t *testing.T, databaseURL string) *process {
 	t.Helper()
-	// A file: what was printed before a line of the log is there when that line is.
-	stdout, err := os.CreateTemp(t.TempDir(), "stdout")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stdout.Close()
 	cmd := b.command(context.Background(), databaseURL, "serve")
-	cmd.Stdout = stdout
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -668,7 +661,7 @@ func (b program) serve(t *testing.T, databaseURL string) *process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{stdout: stdout.Name(), more: make(chan struct{})}
+	p := &process{more: make(chan struct{})}
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -723,19 +716,25 @@ func (p *process) waitFor(t *testing.T, line *regexp.Regexp) []string {
 	}
 }
 
-// firstKey returns the key that the page tells to take of those that the first
-// start prints.
-func (p *process) firstKey(t *testing.T) string {
+// firstKey returns the key that the page says to take of those that the first
+// start makes. Where no person sees standard output they are in a file beside
+// the database.
+func firstKey(t *testing.T, databaseURL string) string {
 	t.Helper()
-	out, err := os.ReadFile(p.stdout)
+	files, err := filepath.Glob(strings.TrimPrefix(databaseURL, "sqlite:") + ".keys-*.csv")
+	if err != nil || len(files) != 1 {
+		t.Fatalf("files of keys: %v, %v", files, err)
+	}
+	rows, err := os.ReadFile(files[0])
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile(`(?m)^\s*testkey2\s+(hk_\w+)\s`).FindSubmatch(out)
-	if m == nil {
-		t.Fatalf("the first start printed no testkey2:\n%s", out)
+	m := regexp.MustCompile(`(?m)^.*\btestkey2\b.*$`).Find(rows)
+	value := regexp.MustCompile(`hk_\w+`).Find(m)
+	if value == nil {
+		t.Fatalf("the first start made no testkey2: the file has %d bytes", len(rows))
 	}
-	return string(m[1])
+	return string(value)
 }
 
 // A reply is an answer with its body read.
