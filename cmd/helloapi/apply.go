@@ -65,8 +65,10 @@ func readPlans(p *program, path string, o planfile.Options) (*planfile.File, err
 
 // readFile reads a file of plans or keys whole, "-" from standard input.
 func readFile(p *program, path string) ([]byte, error) {
-	in := p.stdin
-	if path != "-" {
+	var in io.Reader
+	if path == "-" {
+		in = p.input()
+	} else {
 		f, err := os.Open(path)
 		if err != nil {
 			return nil, err

@@ -47,7 +47,7 @@ func (c confirmation) confirm(p *program, what string) (bool, error) {
 	fmt.Fprint(p.stderr, what, " Continue? [y/N] ")
 	line, err := p.readLine()
 	if err != nil {
-		return false, err
+		return false, errors.Join(err, errNotConfirmed)
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "y", "yes":
@@ -76,12 +76,11 @@ func (p *program) readLine() (string, error) {
 // readSecret reads a line of standard input: typed by a person it is asked for,
 // and not shown.
 func (p *program) readSecret(prompt string) (string, error) {
-	file, ok := p.stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(file.Fd())) {
+	if !isTerminal(p.stdin) {
 		b, err := io.ReadAll(io.LimitReader(p.stdin, 4096))
 		return strings.TrimRight(string(b), "\r\n"), err
 	}
-	fd := int(file.Fd())
+	fd := int(p.stdin.(*os.File).Fd())
 	state, err := term.GetState(fd)
 	if err != nil {
 		return "", err
@@ -96,6 +95,29 @@ func (p *program) readSecret(prompt string) (string, error) {
 		_ = term.Restore(fd, state) // it is still being read
 	}
 	return secret, err
+}
+
+// input returns standard input for a command that reads a file from it. On a
+// terminal it says so to the person, who ends the file with Ctrl-D, or the
+// command with the first Ctrl-C.
+func (p *program) input() io.Reader {
+	if !isTerminal(p.stdin) {
+		return p.stdin
+	}
+	fmt.Fprintln(p.stderr, "Reading from the terminal. Ctrl-D on a line of its own ends it.")
+	return typedInput{p}
+}
+
+// typedInput is standard input that ends with the program's context.
+type typedInput struct{ p *program }
+
+func (t typedInput) Read(b []byte) (int, error) {
+	text, err := t.p.await(func() (string, error) {
+		read := make([]byte, len(b)) // b is the caller's again after an interruption
+		n, err := t.p.stdin.Read(read)
+		return string(read[:n]), err
+	})
+	return copy(b, text), err
 }
 
 // await returns what read does, or the end of the program's context if that is
@@ -114,6 +136,6 @@ func (p *program) await(read func() (string, error)) (string, error) {
 	case r := <-done:
 		return r.text, r.err
 	case <-p.ctx.Done():
-		return "", errors.New("interrupted; nothing was changed")
+		return "", errors.New("interrupted")
 	}
 }

@@ -108,7 +108,7 @@ func (c *importGreetingsCmd) file(p *program, db countfile.Store, path string, r
 			return nil, countfile.ErrOnce
 		case path == "-":
 			opened = true
-			return p.stdin, nil
+			return p.input(), nil
 		case f == nil:
 			f, err = os.Open(path)
 			return f, err

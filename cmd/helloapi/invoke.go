@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -96,16 +95,10 @@ func (c *invokeCmd) endpoint() (string, error) {
 func readKey(p *program) (string, error) {
 	key := p.getenv(keyVariable)
 	if key == "" {
-		if f, ok := p.stdin.(*os.File); ok {
-			if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-				return "", errors.New("whose key? Set " + keyVariable + ", or write the key to standard input")
-			}
-		}
-		b, err := io.ReadAll(io.LimitReader(p.stdin, 4096))
-		if err != nil {
+		var err error
+		if key, err = p.readSecret(valuePrompt); err != nil {
 			return "", fmt.Errorf("read the key: %w", err)
 		}
-		key = string(b)
 	}
 	if key = strings.TrimSpace(key); key == "" {
 		return "", errors.New("the key is empty: set " + keyVariable + ", or write the key to standard input")

@@ -65,20 +65,11 @@ func (f valueFlag) value(p *program) (v apikey.Value, made bool, err error) {
 	if f.ValueFile == "" {
 		return apikey.Generate(), true, nil
 	}
-	in := p.stdin
-	if f.ValueFile != "-" {
-		file, err := os.Open(f.ValueFile)
-		if err != nil {
-			return apikey.Value{}, false, fmt.Errorf("read the key's value: %w", err)
-		}
-		defer file.Close()
-		in = file
-	}
-	b, err := io.ReadAll(io.LimitReader(in, 4096))
+	text, err := f.read(p)
 	if err != nil {
 		return apikey.Value{}, false, fmt.Errorf("read the key's value: %w", err)
 	}
-	v, err = apikey.Parse(strings.TrimRight(string(b), "\r\n"))
+	v, err = apikey.Parse(text)
 	if err == nil {
 		err = v.CheckVariety()
 	}
@@ -87,6 +78,22 @@ func (f valueFlag) value(p *program) (v apikey.Value, made bool, err error) {
 	}
 	return v, false, nil
 }
+
+func (f valueFlag) read(p *program) (string, error) {
+	if f.ValueFile == "-" {
+		return p.readSecret(valuePrompt)
+	}
+	file, err := os.Open(f.ValueFile)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	b, err := io.ReadAll(io.LimitReader(file, 4096))
+	return strings.TrimRight(string(b), "\r\n"), err
+}
+
+// valuePrompt asks a person for a key's value.
+const valuePrompt = "The key's value (it is not shown): "
 
 type keysCreateCmd struct {
 	database
@@ -488,7 +495,7 @@ func (c *keysWhichCmd) Help() string {
 }
 
 func (c *keysWhichCmd) Run(p *program) error {
-	text, err := p.readSecret("The key's value (it is not shown): ")
+	text, err := p.readSecret(valuePrompt)
 	if err != nil {
 		return fmt.Errorf("read the key's value: %w", err)
 	}

@@ -66,7 +66,7 @@ func onTerminal(t testing.TB, url, text string, args ...string) (seen, stderr st
 	if text != "" {
 		// A person types when asked.
 		waitFor(t, "a question", func() bool {
-			return strings.HasSuffix(errOut.String(), ": ") || strings.HasSuffix(errOut.String(), "[y/N] ")
+			return strings.HasSuffix(errOut.String(), ": ") || strings.HasSuffix(errOut.String(), "ends it.\n") || strings.HasSuffix(errOut.String(), "[y/N] ")
 		})
 		if _, err := person.WriteString(text); err != nil {
 			t.Fatal(err)
@@ -177,6 +177,67 @@ func TestWhichOnTerminal(t *testing.T) {
 	state, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS)
 	if err != nil || state.Lflag&unix.ECHO == 0 {
 		t.Errorf("the terminal is left without echo: %v", err)
+	}
+}
+
+// What reads standard input says so where that is a terminal, and does not show
+// a secret. The first Ctrl-C ends it.
+func TestReadsFromTerminal(t *testing.T) {
+	t.Parallel()
+	url := backendtest.SQLite(t)
+	backendtest.Migrate(t, url)
+	const value, reads = "given-value-0123456789", "Reading from the terminal."
+	for _, test := range []struct {
+		args         []string
+		typed, asked string
+		secret       string
+		want         string // of the error, if there is one
+	}{
+		{[]string{"keys", "create", "own", "--plan", "free", "--value-file", "-"}, value + "\n", valuePrompt, value, ""},
+		{[]string{"keys", "rotate", "own", "--value-file", "-"}, "another-" + value + "\n", valuePrompt, value, ""},
+		{[]string{"invoke", "--url", "http://127.0.0.1:1"}, value + "\n", valuePrompt, value, "no answer"},
+		{[]string{"apply", "-f", "-"}, "plans:\n  typed: {}\n\x04", reads, "", ""},
+		{[]string{"import", "keys", "-", "--plan", "typed"}, "name,key\ntyped,typed-value-0123456789\n\x04", reads, "", ""},
+		{[]string{"import", "greetings", "-", "--add"}, "name,count\nann,2\n\x04", reads, "", ""},
+	} {
+		seen, stderr, err := onTerminal(t, url, test.typed, test.args...)
+		if !strings.Contains(stderr, test.asked) {
+			t.Errorf("%q does not say that it reads from the terminal: %s", test.args, stderr)
+		}
+		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%q: %v, want %q", test.args, err, test.want)
+		}
+		if test.secret != "" && strings.Contains(seen+stderr, test.secret) {
+			t.Errorf("%q shows what is typed:\n%s%s", test.args, seen, stderr)
+		}
+	}
+	if got := keyOf(t, url, "typed").Plan + must(t, url, "greetings", "top"); got != "typed"+"COUNT   NAME\n2       ann" {
+		t.Errorf("what was typed is not there:\n%s", got)
+	}
+	for _, args := range [][]string{
+		{"apply", "-f", "-"},
+		{"import", "keys", "-"},
+		{"import", "greetings", "-", "--add"},
+		{"invoke"},
+		{"keys", "create", "new", "--plan", "free", "--value-file", "-"},
+		{"keys", "delete", "own"},
+	} {
+		_, program := terminal(t)
+		ctx, interrupt := context.WithCancel(t.Context())
+		errOut, ended := new(backendtest.Buffer), make(chan error, 1)
+		go func() {
+			ended <- run(ctx, args, func(k string) string { return map[string]string{"DATABASE_URL": url}[k] }, program, new(bytes.Buffer), errOut)
+		}()
+		waitFor(t, "a question", func() bool { return errOut.String() != "" })
+		interrupt()
+		select {
+		case err := <-ended:
+			if err == nil || !strings.Contains(err.Error(), "interrupted") {
+				t.Errorf("%q, interrupted: %v", args, err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Errorf("Ctrl-C does not end %q", args)
+		}
 	}
 }
 
