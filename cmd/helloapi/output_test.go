@@ -71,10 +71,7 @@ func TestOutputVariable(t *testing.T) {
 // What commands print to programs is what docs/commands.md says: run in its
 // order, but for what differs each time.
 func TestDocsJSON(t *testing.T) {
-	page, err := os.ReadFile("../../docs/commands.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	examples := blocks(t, "../../docs/commands.md", "console")
 	dir := t.TempDir()
 	p := start(t, dir)
 	t.Chdir(dir) // with the database that is the default
@@ -102,8 +99,7 @@ func TestDocsJSON(t *testing.T) {
 		return strings.ReplaceAll(s, dir+"/", "")
 	}
 	n := 0
-	for _, block := range strings.Split(string(page), "```console\n")[1:] {
-		block, _, _ = strings.Cut(block, "```")
+	for _, block := range examples {
 		for _, example := range strings.Split("\n"+block, "\n$ helloapi ")[1:] {
 			n++
 			command, want, _ := strings.Cut(example, "\n")

@@ -30,22 +30,32 @@ var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
 
 func get(t testing.TB, url, key string) answer {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	headers := map[string]string{}
+	if key != "" {
+		headers["x-api-key"] = key
+	}
+	return request(t, http.MethodGet, url, headers)
+}
+
+// request sends a request with headers, and returns what is answered.
+func request(t testing.TB, method, url string, headers map[string]string) answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if key != "" {
-		req.Header.Set("x-api-key", key)
+	for name, value := range headers {
+		req.Header.Set(name, value)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		t.Errorf("GET: %v", err)
+		t.Errorf("%s: %v", method, err)
 		return answer{}
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Errorf("GET: %v", err)
+		t.Errorf("%s: %v", method, err)
 	}
 	return answer{resp.StatusCode, resp.Header, string(body)}
 }
