@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/backendtest"
 	"helloapi/internal/planfile"
 )
 
@@ -554,6 +556,50 @@ func TestCompletion(t *testing.T) {
 		}
 	}
 	refused(t, nil, []string{"completion", "csh"}, "must be one of")
+}
+
+// The names of keys and plans complete where a command takes one.
+func TestCompletionOfNames(t *testing.T) {
+	t.Parallel()
+	url := backendtest.SQLite(t)
+	backendtest.Migrate(t, url)
+	for _, name := range []string{"brooks", "bob", "Zoë's app"} {
+		must(t, url, "keys", "create", name, "--plan", "free")
+	}
+	script := must(t, url, "completion", "bash") + "\nCOMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); _helloapi || true; printf '%s\n' \"${COMPREPLY[@]}\""
+	complete := func(url, line string) string {
+		cmd := exec.Command("bash", append([]string{"-euc", script, "bash", executable(t)}, strings.Split(line, " ")...)...)
+		cmd.Env = []string{asProgram + "=1", "DATABASE_URL=" + url, "LC_ALL=C.UTF-8"}
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%q: %v", line, err)
+		}
+		got := strings.Split(strings.TrimSpace(string(out)), "\n")
+		slices.Sort(got)
+		return strings.Join(got, " ")
+	}
+	for line, want := range map[string]string{
+		"keys show b":                 "bob brooks",
+		"keys show br":                "brooks",
+		"keys delete --yes Z":         `Zoë\'s\ app`,
+		"usage show bo":               "bob",
+		"usage grants list bo":        "bob",
+		"usage grant bo":              "bob",
+		"keys create new --plan ":     "free paid",
+		"keys update brooks --plan p": "paid",
+		"keys list --plan f":          "free",
+		"plans delete f":              "free",
+		"keys create b":               "", // a new name
+		"keys show x":                 "",
+	} {
+		if got := complete(url, line); got != want {
+			t.Errorf("%q completes to %q, want %q", line, got, want)
+		}
+	}
+	// Where there is no database there are no names, and nothing is said.
+	if got := complete("postgres://127.0.0.1:1/none", "keys show b"); got != "" {
+		t.Errorf("without a database: %s", got)
+	}
 }
 
 // Every command has an example, and every example is right.

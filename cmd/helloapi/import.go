@@ -21,7 +21,7 @@ type importKeysCmd struct {
 	database
 	output
 	File      string            `arg:"" help:"A listing of the gateway's keys with their values, as JSON or YAML, or CSV with the columns name and key; - for standard input."`
-	Plan      string            `placeholder:"PLAN" help:"The plan of all keys that are new here and whose line names none."`
+	Plan      string            `placeholder:"PLAN" complete:"plans" help:"The plan of all keys that are new here and whose line names none."`
 	UsagePlan map[string]string `placeholder:"ID=PLAN" help:"The plan that the file calls ID."`
 	DryRun    bool              `help:"Print what would be changed, and change nothing."`
 }

@@ -30,7 +30,7 @@ type keysCmd struct {
 // keyArg is the argument of the commands about one key.
 type keyArg struct {
 	database
-	Key string `arg:"" help:"The key's name, or its id."`
+	Key string `arg:"" complete:"keys" help:"The key's name, or its id."`
 }
 
 // with opens the database and does f, which is about the key.
@@ -100,7 +100,7 @@ type keysCreateCmd struct {
 	output
 	valueFlag
 	Name        string `arg:"" help:"What the key is known by."`
-	Plan        string `required:"" help:"The usage plan that limits it; see helloapi plans list."`
+	Plan        string `required:"" complete:"plans" help:"The usage plan that limits it; see helloapi plans list."`
 	Description string `help:"A note."`
 	CustomerID  string `help:"Your own id of whom the key belongs to."`
 	Expires     string `placeholder:"WHEN" help:"When to refuse it from: a date (2030-12-31), a time (2030-12-31T12:00:00Z), or how long from now (720h, 30d). Default: never."`
@@ -195,7 +195,7 @@ func afterNow(s string, now time.Time) (time.Time, bool) {
 type keysUpdateCmd struct {
 	keyArg
 	output
-	Plan        *string `variable:"HELLOAPI_UPDATE_PLAN" help:"The usage plan that limits it from now on. What it used so far stays used."`
+	Plan        *string `variable:"HELLOAPI_UPDATE_PLAN" complete:"plans" help:"The usage plan that limits it from now on. What it used so far stays used."`
 	Expires     *string `variable:"HELLOAPI_UPDATE_EXPIRES" placeholder:"WHEN" help:"When to refuse it from: a date (2030-12-31), a time (2030-12-31T12:00:00Z), how long from now (720h, 30d), or never."`
 	Description *string `variable:"HELLOAPI_UPDATE_DESCRIPTION" help:"A note."`
 	CustomerID  *string `variable:"HELLOAPI_UPDATE_CUSTOMER_ID" help:"Your own id of whom the key belongs to, from now on."`
@@ -523,7 +523,7 @@ func (c *keysWhichCmd) Run(p *program) error {
 type keysListCmd struct {
 	database
 	output
-	Plan       string `variable:"HELLOAPI_LIST_PLAN" help:"Only keys on this plan."`
+	Plan       string `variable:"HELLOAPI_LIST_PLAN" complete:"plans" help:"Only keys on this plan."`
 	Status     string `variable:"HELLOAPI_LIST_STATUS" enum:",ok,disabled,expired,no-plan" default:"" help:"Only keys of this status: ok, disabled, expired or no-plan."`
 	CustomerID string `variable:"HELLOAPI_LIST_CUSTOMER_ID" help:"Only keys of this customer."`
 	Expiring   string `variable:"HELLOAPI_LIST_EXPIRING" placeholder:"TIME" help:"Only keys that expire within so long from now: 36h, 7d."`

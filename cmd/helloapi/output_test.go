@@ -20,6 +20,7 @@ func TestEveryCommandHasJSON(t *testing.T) {
 	without := map[string]string{
 		"serve":      "writes logs, for which there is LOG_FORMAT",
 		"completion": "prints a script",
+		"complete":   "prints lines for such a script",
 	}
 	parser, err := newParser(&commands{})
 	if err != nil {

@@ -53,7 +53,7 @@ func (c *plansListCmd) Run(p *program) error {
 // planArg is the argument of the commands about one plan.
 type planArg struct {
 	database
-	Plan string `arg:"" help:"The plan's name."`
+	Plan string `arg:"" complete:"plans" help:"The plan's name."`
 }
 
 // with opens the database and does f, which is about the plan.

@@ -27,7 +27,8 @@ type commands struct {
 	Certs       certsCmd       `cmd:"" help:"List TLS certificates, and have them renewed."`
 	Backup      backupCmd      `cmd:"" help:"Copy a SQLite database to a file while it is served."`
 	Invoke      invokeCmd      `cmd:"" help:"Call GET /hello. The key comes from $$HELLOAPI_KEY or standard input."`
-	Completion  completionCmd  `cmd:"" help:"Print a script that completes commands and flags in a shell."`
+	Completion  completionCmd  `cmd:"" help:"Print a script that completes commands, flags and names in a shell."`
+	Complete    completeCmd    `cmd:"" hidden:"" help:"Print the names that a shell completes."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Succeed if the serving process on this machine is ready."`
 	Version     versionCmd     `cmd:"" help:"Print the version."`
 }

@@ -23,7 +23,7 @@ type usageCmd struct {
 
 type usageShowCmd struct {
 	database
-	Key    string `arg:"" optional:"" help:"Only of one key: its name, or its id."`
+	Key    string `arg:"" optional:"" complete:"keys" help:"Only of one key: its name, or its id."`
 	KeyOld string `name:"key" hidden:"" variable:"HELLOAPI_USAGE_KEY" placeholder:"KEY" help:"As the argument."`
 	By     string `enum:",day,month" default:"" help:"What was charged by day or month, with customer and plan as they were then, in place of the current windows."`
 	Near   int    `placeholder:"PERCENT" help:"Only keys that used that much of their quota or more, such as 80."`
@@ -402,7 +402,7 @@ type usageGrantsCmd struct {
 type grantsListCmd struct {
 	database
 	output
-	Key string `arg:"" optional:"" help:"Only of one key: its name, or its id."`
+	Key string `arg:"" optional:"" complete:"keys" help:"Only of one key: its name, or its id."`
 }
 
 // A grantInfo is a grant as it is shown.
