@@ -353,19 +353,21 @@ func (c *usageGrantCmd) Run(p *program) error {
 		if ok, err := c.confirm(p, what); !ok {
 			return err
 		}
-		if err := db.GrantUnits(p.ctx, key.ID, plan.Grant{Date: date, Units: c.Units, Note: c.Note}); err != nil {
+		id, err := db.GrantUnits(p.ctx, key.ID, plan.Grant{Date: date, Units: c.Units, Note: c.Note})
+		if err != nil {
 			return err
 		}
 		usage, err := usageOf(p, db, key.ID)
 		if err != nil {
 			return err
 		}
-		return c.printDone(p, fmt.Sprintf("Key %q may use %d more%s.", c.Key, c.Units, usage.holds()), grantedInfo{key.Name, key.ID, c.Units, c.Note, usage})
+		return c.printDone(p, fmt.Sprintf("Key %q may use %d more%s.", c.Key, c.Units, usage.holds()), grantedInfo{id, key.Name, key.ID, c.Units, c.Note, usage})
 	})
 }
 
 // A grantedInfo is what was granted, as it is shown.
 type grantedInfo struct {
+	ID    int64     `json:"id"`
 	Key   string    `json:"key"`
 	KeyID string    `json:"keyId"`
 	Units int64     `json:"units"`

@@ -107,8 +107,9 @@ type Keys interface {
 	// grace. It fails with ErrValueTaken.
 	RotateKey(ctx context.Context, ref string, v Value, grace time.Duration) error
 
-	// GrantUnits gives the key of an ID units beyond its quota.
-	GrantUnits(ctx context.Context, id string, g plan.Grant) error
+	// GrantUnits gives the key of an ID units beyond its quota, and returns the
+	// grant's own ID.
+	GrantUnits(ctx context.Context, id string, g plan.Grant) (int64, error)
 
 	// Grants returns the grants to the key of an ID, or to all (""), the newest
 	// first.

@@ -789,7 +789,7 @@ func testGrant(t *testing.T, d *deployment) {
 		t.Fatal(err)
 	}
 	today := plan.DateOf(time.Now().UTC())
-	if err := d.stores[0].GrantUnits(t.Context(), keys[0].ID, plan.Grant{Date: today, Units: 3}); err != nil {
+	if _, err := d.stores[0].GrantUnits(t.Context(), keys[0].ID, plan.Grant{Date: today, Units: 3}); err != nil {
 		t.Fatal(err)
 	}
 	begin := time.Now()
@@ -809,7 +809,7 @@ func testGrant(t *testing.T, d *deployment) {
 		t.Errorf("after 3 more were granted: %v, want %d served", got, want)
 	}
 	// One for another window is no help.
-	if err := d.stores[0].GrantUnits(t.Context(), keys[0].ID, plan.Grant{Date: today.AddDays(-1), Units: 3}); err != nil {
+	if _, err := d.stores[0].GrantUnits(t.Context(), keys[0].ID, plan.Grant{Date: today.AddDays(-1), Units: 3}); err != nil {
 		t.Fatal(err)
 	}
 	if got := tally(at(10, func() answer { return d.hello(t, key, "brooks") })); got[greeted] != 0 {

@@ -858,7 +858,7 @@ func testGrants(t *testing.T, url string) {
 	k, v := newKey(t, db, "a")
 	today := plan.DateOf(time.Now().UTC())
 	for _, g := range []plan.Grant{{Date: today, Units: 5}, {Date: today.AddDays(-3), Units: 7}, {Date: today.AddDays(-60), Units: 9}} {
-		if err := db.GrantUnits(t.Context(), k.ID, g); err != nil {
+		if _, err := db.GrantUnits(t.Context(), k.ID, g); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -868,15 +868,16 @@ func testGrants(t *testing.T, url string) {
 	if diff := cmp.Diff([]plan.Grant{{Date: today, Units: 5}, {Date: today.AddDays(-3), Units: 7}}, found.Grants); diff != "" {
 		t.Errorf("grants (-want +got):\n%s", diff)
 	}
-	if err := db.GrantUnits(t.Context(), "nobody", plan.Grant{Date: today, Units: 5}); !errors.Is(err, apikey.ErrUnknown) {
+	if _, err := db.GrantUnits(t.Context(), "nobody", plan.Grant{Date: today, Units: 5}); !errors.Is(err, apikey.ErrUnknown) {
 		t.Errorf("GrantUnits to no key: %v, want ErrUnknown", err)
 	}
 	other, _ := newKey(t, db, "b")
-	if err := db.GrantUnits(t.Context(), other.ID, plan.Grant{Date: today, Units: 1, Note: "sorry"}); err != nil {
+	last, err := db.GrantUnits(t.Context(), other.ID, plan.Grant{Date: today, Units: 1, Note: "sorry"})
+	if err != nil {
 		t.Fatal(err)
 	}
 	all, err := db.Grants(t.Context(), "")
-	if err != nil || len(all) != 4 || all[0].KeyID != other.ID || all[0].Note != "sorry" || all[3].Units != 5 || time.Since(all[0].CreatedAt).Abs() > time.Minute {
+	if err != nil || len(all) != 4 || all[0].ID != last || all[0].KeyID != other.ID || all[0].Note != "sorry" || all[3].Units != 5 || time.Since(all[0].CreatedAt).Abs() > time.Minute {
 		t.Fatalf("Grants = %+v, %v", all, err)
 	}
 	if of, err := db.Grants(t.Context(), other.ID); err != nil || !cmp.Equal(all[:1], of) {

@@ -86,7 +86,7 @@ func TestSettings(t *testing.T) {
 		t.Fatal(err)
 	}
 	today := plan.DateOf(time.Now().UTC())
-	if err := db.GrantUnits(t.Context(), k.ID, plan.Grant{Date: today, Units: 3}); err != nil {
+	if _, err := db.GrantUnits(t.Context(), k.ID, plan.Grant{Date: today, Units: 3}); err != nil {
 		t.Fatal(err)
 	}
 	if found, err := db.Find(t.Context(), v.Hash()); err != nil || len(found.Grants) != 1 || found.Grants[0].Date != today {

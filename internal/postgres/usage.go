@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -129,10 +130,16 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 }
 
 // GrantUnits implements apikey.Keys.
-func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) error {
-	return known(db.pool.Exec(ctx, `
-		INSERT INTO grants (key_id, day, units, note) SELECT id, $2::text::date, $3, $4 FROM api_keys WHERE id = $1`,
-		keyID, string(g.Date), g.Units, g.Note))
+func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) (id int64, err error) {
+	err = db.pool.QueryRow(ctx, `
+		INSERT INTO grants (key_id, day, units, note) SELECT id, $2::text::date, $3, $4 FROM api_keys WHERE id = $1 RETURNING id`,
+		keyID, string(g.Date), g.Units, g.Note).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, apikey.ErrUnknown
+	} else if err != nil {
+		return 0, fmt.Errorf("postgres: grant units: %w", err)
+	}
+	return id, nil
 }
 
 // Grants implements apikey.Keys.

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -126,10 +127,16 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 }
 
 // GrantUnits implements apikey.Keys.
-func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) error {
-	return known(changed(db.write.ExecContext(ctx, `
-		INSERT INTO grants (key_id, day, units, note) SELECT id, ?2, ?3, ?4 FROM api_keys WHERE id = ?1`,
-		keyID, string(g.Date), g.Units, g.Note)))
+func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) (id int64, err error) {
+	err = db.write.QueryRowContext(ctx, `
+		INSERT INTO grants (key_id, day, units, note) SELECT id, ?2, ?3, ?4 FROM api_keys WHERE id = ?1 RETURNING id`,
+		keyID, string(g.Date), g.Units, g.Note).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, apikey.ErrUnknown
+	} else if err != nil {
+		return 0, fmt.Errorf("sqlite: grant units: %w", err)
+	}
+	return id, nil
 }
 
 // Grants implements apikey.Keys.
