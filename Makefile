@@ -82,6 +82,10 @@ test: ## Run every test, with the race detector, on a real PostgreSQL and Redis
 attack: ## Attack a server of 256 MiB with slow and many clients, about 15 minutes (in a container if Docker is there)
 	cd $(SYSTEMTEST) && go run ./attack
 
+.PHONY: test-long
+test-long: ## Run the tests of outages with their long cases too
+	internal/backendtest/with-servers go test -race -tags long -count=1 -run TestRedisOutage -v ./cmd/helloapi
+
 .PHONY: e2e
 e2e: ## Try docker-compose.yml as a whole under load, with stand-ins for third-party images (needs Docker)
 	deploy/e2e/images
@@ -115,7 +119,7 @@ fuzz: ## Run each fuzz target for 20 seconds
 lint: ## Check format (gofumpt), go vet, staticcheck, and that go.mod is tidy
 	@unformatted=$$($(GOFUMPT) -l cmd internal migrations); test -z "$$unformatted" || { echo "not formatted; run make fmt: $$unformatted"; exit 1; }
 	@set -e; for module in . $(SYSTEMTEST); do \
-		(cd $$module && set -x && go vet -tags e2e ./... && $(STATICCHECK) -tags e2e ./... && go mod tidy -diff); \
+		(cd $$module && set -x && go vet -tags e2e,long ./... && $(STATICCHECK) -tags e2e ./... && go mod tidy -diff); \
 	done
 
 .PHONY: fmt

@@ -17,7 +17,8 @@ import (
 // seconds after it. During it no more is served than is said, and from two
 // seconds after its return not one more than the limit.
 //
-// It is not run beside others: it keeps the machine busy.
+// It is not run beside others: it keeps the machine busy. An outage of 10 seconds
+// is part of make test-long.
 func TestRedisOutage(t *testing.T) {
 	const rate = 900 // requests a second, a third of them with each key
 	for how, set := range map[string]struct {
@@ -32,7 +33,7 @@ func TestRedisOutage(t *testing.T) {
 			func(t testing.TB, s *backendtest.RedisServer) { s.Do(t, "CONFIG", "SET", "maxmemory", "0") },
 		},
 	} {
-		for _, length := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 10 * time.Second} {
+		for _, length := range outages {
 			t.Run(fmt.Sprint(how, length), func(t *testing.T) {
 				db := backendtest.Postgres(t)
 				server := backendtest.NewRedis(t)
