@@ -721,18 +721,20 @@ func TestPlans(t *testing.T) {
 func TestAlerts(t *testing.T) {
 	alerts, operations := read(t, "deploy/prometheus/alerts.yaml"), read(t, "docs/operations.md")
 	source := map[string]bool{}
-	err := filepath.WalkDir(root+"/internal", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+	for _, top := range []string{"cmd", "internal"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			code, err := os.ReadFile(path)
+			for _, name := range regexp.MustCompile(`"(helloapi_[a-z_]+)"`).FindAllSubmatch(code, -1) {
+				source[string(name[1])] = true
+			}
 			return err
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		code, err := os.ReadFile(path)
-		for _, name := range regexp.MustCompile(`"(helloapi_[a-z_]+)"`).FindAllSubmatch(code, -1) {
-			source[string(name[1])] = true
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
 	metric := regexp.MustCompile(`\bhelloapi_[a-z_]+`)
 	for _, text := range []string{alerts, operations} {
