@@ -80,21 +80,25 @@ func (p *program) readSecret(prompt string) (string, error) {
 		b, err := io.ReadAll(io.LimitReader(p.stdin, 4096))
 		return strings.TrimRight(string(b), "\r\n"), err
 	}
+	// The terminal stops showing what is typed before it is asked for, and shows
+	// it again however this ends. It sends no signal then: Ctrl-C is a character.
 	fd := int(p.stdin.(*os.File).Fd())
-	state, err := term.GetState(fd)
+	state, err := term.MakeRaw(fd)
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprint(p.stderr, prompt)
-	defer fmt.Fprintln(p.stderr) // the line's end was not shown either
-	secret, err := p.await(func() (string, error) {
-		b, err := term.ReadPassword(fd)
-		return string(b), err
+	defer func() { _ = term.Restore(fd, state) }()
+	asked := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{p.stdin, p.stderr}, "")
+	return p.await(func() (string, error) {
+		secret, err := asked.ReadPassword(prompt)
+		if errors.Is(err, io.EOF) {
+			err = errInterrupted
+		}
+		return secret, err
 	})
-	if p.ctx.Err() != nil {
-		_ = term.Restore(fd, state) // it is still being read
-	}
-	return secret, err
 }
 
 // input returns standard input for a command that reads a file from it. On a
@@ -120,6 +124,9 @@ func (t typedInput) Read(b []byte) (int, error) {
 	return copy(b, text), err
 }
 
+// errInterrupted says that a person ended the command.
+var errInterrupted = errors.New("interrupted")
+
 // await returns what read does, or the end of the program's context if that is
 // earlier: a terminal can't be told to stop waiting.
 func (p *program) await(read func() (string, error)) (string, error) {
@@ -136,6 +143,6 @@ func (p *program) await(read func() (string, error)) (string, error) {
 	case r := <-done:
 		return r.text, r.err
 	case <-p.ctx.Done():
-		return "", errors.New("interrupted")
+		return "", errInterrupted
 	}
 }

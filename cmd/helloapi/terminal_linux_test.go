@@ -64,8 +64,12 @@ func onTerminal(t testing.TB, url, text string, args ...string) (seen, stderr st
 		ended <- run(t.Context(), args, func(k string) string { return map[string]string{"DATABASE_URL": url}[k] }, program, program, errOut)
 	}()
 	if text != "" {
-		// A person types when asked.
+		// A person types when asked: a secret when the terminal does not show it.
 		waitFor(t, "a question", func() bool {
+			if strings.HasSuffix(errOut.String(), "(it is not shown): ") {
+				state, err := unix.IoctlGetTermios(int(person.Fd()), unix.TCGETS)
+				return err == nil && state.Lflag&unix.ECHO == 0
+			}
 			return strings.HasSuffix(errOut.String(), ": ") || strings.HasSuffix(errOut.String(), "ends it.\n") || strings.HasSuffix(errOut.String(), "[y/N] ")
 		})
 		if _, err := person.WriteString(text); err != nil {
