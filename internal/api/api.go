@@ -62,7 +62,11 @@ func New(c Config, others ...Endpoint) (http.Handler, error) {
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
 	keyed := r.With(apikey.Require(c.Keys, c.Keys.Now)) // 403
 	for _, e := range endpoints {
-		keyed.Method(e.Method, e.Path, e.metered(m, c.Answers))
+		h := e.metered(m, c.Answers)
+		if e.MaxBody != 0 { // before what reads the body to find a repeat
+			h = web.LimitBody(e.MaxBody)(h)
+		}
+		keyed.Method(e.Method, e.Path, h)
 	}
 	return r, nil
 }
@@ -70,9 +74,6 @@ func New(c Config, others ...Endpoint) (http.Handler, error) {
 // metered returns the handler with what a request passes behind its key.
 func (e Endpoint) metered(m *meter.Meter, answers *idempotency.Answers) http.Handler {
 	var handler http.Handler = e.Handler
-	if e.MaxBody != 0 {
-		handler = web.LimitBody(e.MaxBody)(handler)
-	}
 	if strings.Contains(e.Path, "{") {
 		handler = web.UnescapePath(handler)
 	}

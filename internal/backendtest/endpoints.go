@@ -65,7 +65,7 @@ func (d *deployment) endpoints(db *database.DB) []api.Endpoint {
 	return []api.Endpoint{
 		{Method: "POST", Path: "/things", Handler: create, Idempotent: true},
 		{Method: "GET", Path: "/things/{id}", Handler: read},
-		{Method: "POST", Path: "/costly", Handler: create, Idempotent: true, Cost: 3},
+		{Method: "POST", Path: "/costly", Handler: create, Idempotent: true, Cost: 3, MaxBody: 100},
 	}
 }
 
@@ -120,6 +120,10 @@ func testBodies(t *testing.T, d *deployment) {
 			t.Errorf("%d bytes of %q: %d %s, %q remain, %v", len(test.body), test.contentType, a.status, a.body, a.remaining(), a.header)
 		}
 	}
+	// The limit of an endpoint holds for a request that can be repeated too.
+	long := `{"text":"` + strings.Repeat("x", 100) + `"}`
+	d.post(t, "/costly", key, long).want(t, 413, "The body has more than 100 bytes")
+	d.post(t, "/costly", key, long, "Idempotency-Key", "long").want(t, 413, "The body has more than 100 bytes")
 	if n := d.count(t); n != 1 {
 		t.Errorf("%d things, want 1", n)
 	}
