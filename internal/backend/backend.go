@@ -135,7 +135,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	l := limits.Config{Local: memmeter.New(), Usage: b.Database, Replica: replica, Deny: cfg.Deny, Log: cfg.Log}
 	if b.redis != nil {
 		l.Shared, l.Peers = b.redis, pg
-		_ = b.redis.Check(ctx) // learns the time, if it can; who needs Redis finds out if it is away
+		_ = b.redis.Check(ctx) // learns the time, if Redis answers; a request that needs it finds out if not
 	}
 	b.Limits = limits.New(l)
 	b.runLimits()

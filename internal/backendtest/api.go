@@ -669,7 +669,7 @@ func testBrokenCounters(t *testing.T, d *deployment) {
 	with(brokenCounters{ret: true})
 	d.do(t, "GET", bad, key).want(t, 400, "The query does not parse: percent-encode what is special in a URL, and separate parameters by &")
 	if !strings.Contains(d.log.String(), "return unit: "+errBroken.Error()) {
-		t.Error("the log does not tell of the unit that could not be returned")
+		t.Error("the log does not have the unit that could not be returned")
 	}
 	with(brokenCounters{take: true, persists: true})
 	d.hello(t, key, "brooks").wantUnavailable(t) // and a unit is lost

@@ -57,7 +57,7 @@ func New(db *database.DB, now func() time.Time, requestTimeout time.Duration) *A
 // belongs to the goroutine that serves the request.
 type attempt struct {
 	keyID, value string
-	token        string // tells it from a later attempt with the same value
+	token        string // another one for each attempt with the same value
 	kept         bool   // its answer is stored
 }
 

@@ -349,7 +349,7 @@ func TestAloneOfAnotherPlan(t *testing.T) {
 		// ledger has it; the month has one.
 		r.wantKept(t, "take")
 		if got := r.shared.alone[idOf("1", r.current["1"].window)]; got != 2 {
-			t.Errorf("the day's counter was told of %d units, want 2", got)
+			t.Errorf("the day's counter got %d units, want 2", got)
 		}
 		r.stop()
 	})

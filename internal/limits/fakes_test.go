@@ -353,7 +353,7 @@ func (p *peers) times() int {
 	return len(p.reached)
 }
 
-// quietLedger returns a ledger that writes only when it is told to.
+// quietLedger returns a ledger that writes only when asked.
 func quietLedger(u UsageStore) *ledger { return newLedger(u, "me", slog.New(slog.DiscardHandler)) }
 
 // A replica is Limits with what they stand on, and two keys on one plan.
