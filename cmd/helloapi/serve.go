@@ -49,6 +49,8 @@ type serveCmd struct {
 	DrainTimeout       time.Duration `setting:"" default:"20s" placeholder:"TIME" help:"How long to wait then for requests in flight."`
 	CORSAllowedOrigins []string      `name:"cors-allowed-origins" setting:"" default:"*" placeholder:"ORIGIN" help:"Whose pages may call: https://app.example.com, or * for any."`
 
+	Pages string `setting:"" enum:"on,off" default:"on" placeholder:"on|off" help:"Serve what a person with a browser looks for, /docs and /openapi.json: on or off."`
+
 	tlsSettings
 
 	LogLevel  string `setting:"" enum:"debug,info,warn,error" default:"info" placeholder:"LEVEL" help:"What to log: debug, info, warn or error. Requests are info, those that failed error."`
@@ -229,6 +231,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		CORSAllowedOrigins: c.CORSAllowedOrigins,
 		MaxInFlight:        min(c.MaxInFlight, connections), // also those of HTTP/2 hold memory
 		RequestTimeout:     c.RequestTimeout,
+		Pages:              c.Pages != off,
 	}
 	public, err := api.New(config)
 	if err != nil {

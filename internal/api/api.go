@@ -18,6 +18,8 @@ import (
 	"helloapi/internal/idempotency"
 	"helloapi/internal/limits"
 	"helloapi/internal/meter"
+	"helloapi/internal/openapi"
+	"helloapi/internal/pages"
 	"helloapi/internal/web"
 )
 
@@ -35,6 +37,7 @@ type Config struct {
 	CORSAllowedOrigins []string      // "*" for any
 	MaxInFlight        int           // requests served at a time; more get 503
 	RequestTimeout     time.Duration // how long one may take
+	Pages              bool          // whether the pages of package pages are served
 }
 
 // Keys finds keys, and has the clock by which they expire.
@@ -67,6 +70,16 @@ func New(c Config, others ...Endpoint) (http.Handler, error) {
 			h = web.LimitBody(e.MaxBody)(h)
 		}
 		keyed.Method(e.Method, e.Path, h)
+	}
+	if c.Pages {
+		all, err := pages.New(openapi.Document)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range all { // for anybody: they cost no store anything
+			r.Method(http.MethodGet, p.Path, p)
+			r.Method(http.MethodHead, p.Path, p)
+		}
 	}
 	return r, nil
 }

@@ -123,7 +123,7 @@ func (d *deployment) serve(t testing.TB, b *backend.Backend, change func(*api.Co
 	cfg := api.Config{
 		Greetings: b, DB: db, Answers: idempotency.New(db, b.KeyCache.Now, requestTimeout), Keys: b.KeyCache, Limits: b.Limits,
 		Log: d.cfg.Log, Metrics: web.NewMetrics(prometheus.NewRegistry()),
-		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: requestTimeout,
+		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: requestTimeout, Pages: true,
 	}
 	if change != nil {
 		change(&cfg)
