@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"helloapi/internal/backend"
+	"helloapi/internal/changes"
 	"helloapi/internal/planfile"
 )
 
@@ -122,7 +123,8 @@ func apply(p *program, db planfile.Store, f *planfile.File, opts planfile.ApplyO
 			return err
 		}
 	}
-	c, err := planfile.Apply(p.ctx, db, f, opts)
+	ctx := changes.WithActor(p.ctx, cmp.Or(changes.Actor(p.ctx), "serve")+", "+f.Name)
+	c, err := planfile.Apply(ctx, db, f, opts)
 	if err != nil {
 		if written {
 			err = errors.Join(err, os.Remove(values.file)) // values of no keys

@@ -9,6 +9,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
+	"helloapi/internal/changes"
 	"helloapi/internal/plan"
 )
 
@@ -27,7 +28,7 @@ func firstKeys() []apikey.Key {
 func firstStart(p *program, log *slog.Logger, stores *backend.Backend, url string) error {
 	keys := firstKeys()
 	values := []apikey.Value{apikey.Generate(), apikey.Generate()}
-	first, err := stores.FirstKeys(p.ctx, keys, values)
+	first, err := stores.FirstKeys(changes.WithActor(p.ctx, "serve, first start"), keys, values)
 	if err != nil {
 		return err
 	}

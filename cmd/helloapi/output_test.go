@@ -89,7 +89,7 @@ func TestDocsJSON(t *testing.T) {
 	// same is what a text is each time.
 	same := func(s string) string {
 		for _, r := range [][2]string{
-			{`"(id|keyId)": "[^"]+"`, `"$1": ID`},
+			{`"(id|keyId|actor)": "[^"]+"`, `"$1": ID`},
 			{`hk_([0-9A-Za-z]{38}|…)`, "VALUE"},
 			{`hk_[0-9A-Za-z]{5}"`, `PREFIX"`},
 			{`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ`, "TIME"},

@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"helloapi/internal/backend"
+	"helloapi/internal/changes"
 )
 
 // commands are the program's commands and flags.
@@ -24,6 +25,7 @@ type commands struct {
 	Plans       plansCmd       `cmd:"" help:"List, show, create, change and delete usage plans."`
 	Usage       usageCmd       `cmd:"" help:"Show what keys used, by window, day or month; grant more."`
 	Greetings   greetingsCmd   `cmd:"" help:"List the names that were greeted most, and delete one."`
+	Changes     changesCmd     `cmd:"" help:"List who changed which keys, plans and grants."`
 	Certs       certsCmd       `cmd:"" help:"List TLS certificates, and have them renewed."`
 	Backup      backupCmd      `cmd:"" help:"Copy a SQLite database to a file while it is served."`
 	Invoke      invokeCmd      `cmd:"" help:"Call GET /hello. The key comes from $$HELLOAPI_KEY or standard input."`
@@ -38,8 +40,10 @@ type database struct {
 	URL string `name:"database-url" setting:"" default:"${database}" placeholder:"URL" help:"The database: sqlite:PATH or postgres://user:password@host/name."`
 }
 
-// use opens the database for f, and closes it.
+// use opens the database for f, and closes it. What f changes is recorded as
+// made by the person who runs this.
 func (d database) use(p *program, f func(backend.Database) error) (err error) {
+	p.ctx = changes.WithActor(p.ctx, person(p.getenv))
 	db, err := backend.OpenDatabase(p.ctx, d.URL)
 	if err != nil {
 		return err

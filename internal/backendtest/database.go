@@ -59,6 +59,9 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"CertsAway":         testCertsAway,
 		"NotMigrated":       testNotMigrated,
 		"Rows":              testRows,
+		"Changes":           testChanges,
+		"ChangesColumns":    testChangesColumns,
+		"ChangesTogether":   testChangesTogether,
 		"Close":             testClose,
 	} {
 		t.Run(name, func(t *testing.T) {

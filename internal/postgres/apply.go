@@ -28,6 +28,9 @@ func (db *DB) ApplyPlans(ctx context.Context, scope planfile.Scope, decide func(
 	if err != nil {
 		return fmt.Errorf("postgres: apply: %w", err)
 	}
+	if err := setActor(ctx, tx); err != nil {
+		return err
+	}
 	if _, err := tx.Exec(ctx, `LOCK TABLE plans, api_keys, api_key_values IN SHARE ROW EXCLUSIVE MODE`); err != nil {
 		if isCode(err, lockNotAvailable) {
 			return fmt.Errorf("another change to plans or keys has been under way for %v: see what it is (pg_stat_activity), then try again", applyWait)

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/changes"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/plan"
 )
@@ -95,7 +96,7 @@ func (db *DB) keysByHash(ctx context.Context, hashes [][]byte) (map[apikey.Hash]
 
 // CreateKey implements apikey.Keys.
 func (db *DB) CreateKey(ctx context.Context, k apikey.Key, v apikey.Value) (apikey.Key, error) {
-	err := pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+	err := db.change(ctx, func(tx pgx.Tx) error {
 		var expires *time.Time
 		if !k.ExpiresAt.IsZero() {
 			expires = &k.ExpiresAt
@@ -195,7 +196,7 @@ func (db *DB) UpdateKey(ctx context.Context, ref string, u apikey.KeyUpdate) err
 	if u.ExpiresAt != nil {
 		expires = nullTime(*u.ExpiresAt)
 	}
-	tag, err := db.pool.Exec(ctx, `
+	tag, err := db.changeRows(ctx, `
 		UPDATE api_keys SET plan = coalesce($2, plan), description = coalesce($3, description),
 			customer_id = coalesce($4, customer_id), expires_at = CASE WHEN $5 THEN $6 ELSE expires_at END
 		WHERE id = `+idOf, ref, u.Plan, u.Description, u.CustomerID, u.ExpiresAt != nil, expires)
@@ -207,17 +208,17 @@ func (db *DB) UpdateKey(ctx context.Context, ref string, u apikey.KeyUpdate) err
 
 // EnableKey implements apikey.Keys.
 func (db *DB) EnableKey(ctx context.Context, ref string, enabled bool) error {
-	return known(db.pool.Exec(ctx, `UPDATE api_keys SET enabled = $2 WHERE id = `+idOf, ref, enabled))
+	return known(db.changeRows(ctx, `UPDATE api_keys SET enabled = $2 WHERE id = `+idOf, ref, enabled))
 }
 
 // DeleteKey implements apikey.Keys.
 func (db *DB) DeleteKey(ctx context.Context, ref string) error {
-	return known(db.pool.Exec(ctx, `DELETE FROM api_keys WHERE id = `+idOf, ref))
+	return known(db.changeRows(ctx, `DELETE FROM api_keys WHERE id = `+idOf, ref))
 }
 
 // RotateKey implements apikey.Keys.
 func (db *DB) RotateKey(ctx context.Context, ref string, v apikey.Value, grace time.Duration) error {
-	return pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+	return db.change(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			UPDATE api_key_values SET expires_at = least(expires_at, clock_timestamp() + $2::interval) WHERE key_id = `+idOf,
 			ref, grace)
@@ -234,6 +235,37 @@ func (db *DB) RotateKey(ctx context.Context, ref string, v apikey.Value, grace t
 		}
 		return known(tag, err)
 	})
+}
+
+// change runs f in a transaction whose changes are recorded as made by the
+// actor of ctx, if it names one.
+func (db *DB) change(ctx context.Context, f func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, db.pool, func(tx pgx.Tx) error {
+		if err := setActor(ctx, tx); err != nil {
+			return err
+		}
+		return f(tx)
+	})
+}
+
+func setActor(ctx context.Context, tx pgx.Tx) error {
+	actor := changes.Actor(ctx)
+	if actor == "" {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, `SELECT set_config('helloapi.actor', $1, true)`, actor); err != nil {
+		return fmt.Errorf("postgres: say who makes the change: %w", err)
+	}
+	return nil
+}
+
+// changeRows is change with one statement.
+func (db *DB) changeRows(ctx context.Context, query string, args ...any) (tag pgconn.CommandTag, err error) {
+	err = db.change(ctx, func(tx pgx.Tx) (err error) {
+		tag, err = tx.Exec(ctx, query, args...)
+		return err
+	})
+	return tag, err
 }
 
 // known makes of what changed a key's row the error of a method of apikey.Keys.

@@ -21,7 +21,8 @@ var rights = map[string]string{
 	"api_keys":                 "SELECT",
 	"api_key_values":           "SELECT",
 	"grants":                   "SELECT",
-	"greeting_imports":         "", // nothing
+	"changes":                  "SELECT, DELETE", // old rows go
+	"greeting_imports":         "",               // nothing
 	"greeting_import_prefixes": "",
 	"replicas":                 "SELECT, INSERT, UPDATE, DELETE",
 	"usage":                    "SELECT, INSERT, UPDATE, DELETE", // old rows are folded

@@ -116,6 +116,9 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 		if _, err := tx.Exec(ctx, `DELETE FROM usage WHERE day < $1::text::date`, string(drop)); err != nil {
 			return fmt.Errorf("postgres: drop old usage: %w", err)
 		}
+		if _, err := tx.Exec(ctx, `DELETE FROM changes WHERE at < extract(epoch FROM $1::text::timestamptz) * 1000`, string(drop)); err != nil {
+			return fmt.Errorf("postgres: drop old changes: %w", err)
+		}
 		_, err := tx.Exec(ctx, `
 			WITH gone AS (DELETE FROM usage WHERE day < $1::text::date AND writer <> '' AND writer NOT LIKE '/%' RETURNING *)
 			INSERT INTO usage AS u (key_id, day, writer, charged, key_name, customer_id, plan, timezone)
@@ -131,9 +134,11 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 
 // GrantUnits implements apikey.Keys.
 func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) (id int64, err error) {
-	err = db.pool.QueryRow(ctx, `
-		INSERT INTO grants (key_id, day, units, note) SELECT id, $2::text::date, $3, $4 FROM api_keys WHERE id = $1 RETURNING id`,
-		keyID, string(g.Date), g.Units, g.Note).Scan(&id)
+	err = db.change(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, `
+			INSERT INTO grants (key_id, day, units, note) SELECT id, $2::text::date, $3, $4 FROM api_keys WHERE id = $1 RETURNING id`,
+			keyID, string(g.Date), g.Units, g.Note).Scan(&id)
+	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, apikey.ErrUnknown
 	} else if err != nil {
@@ -158,7 +163,7 @@ func (db *DB) Grants(ctx context.Context, keyID string) ([]apikey.StoredGrant, e
 
 // RevokeGrant implements apikey.Keys.
 func (db *DB) RevokeGrant(ctx context.Context, id int64) error {
-	tag, err := db.pool.Exec(ctx, `DELETE FROM grants WHERE id = $1`, id)
+	tag, err := db.changeRows(ctx, `DELETE FROM grants WHERE id = $1`, id)
 	if err != nil {
 		return fmt.Errorf("postgres: revoke grant: %w", err)
 	}

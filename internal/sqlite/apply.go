@@ -36,11 +36,11 @@ func (db *DB) ApplyPlans(ctx context.Context, scope planfile.Scope, decide func(
 	if err != nil {
 		return err
 	}
-	changes, err := decide(state)
+	todo, err := decide(state)
 	if err != nil {
 		return err
 	}
-	if err := change(ctx, tx, changes); err != nil {
+	if err := asActor(ctx, tx, func(tx *sql.Tx) error { return change(ctx, tx, todo) }); err != nil {
 		return err
 	}
 	if err := tx.Commit(); err != nil {

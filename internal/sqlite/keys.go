@@ -212,10 +212,10 @@ func (db *DB) UpdateKey(ctx context.Context, ref string, u apikey.KeyUpdate) err
 	if u.ExpiresAt != nil {
 		expires = nullMillis(*u.ExpiresAt)
 	}
-	n, err := changed(db.write.ExecContext(ctx, `
+	n, err := db.change(ctx, `
 		UPDATE api_keys SET plan = coalesce(?2, plan), description = coalesce(?3, description),
 			customer_id = coalesce(?4, customer_id), expires_at = CASE WHEN ?5 THEN ?6 ELSE expires_at END
-		WHERE id = `+idOf, ref, u.Plan, u.Description, u.CustomerID, u.ExpiresAt != nil, expires))
+		WHERE id = `+idOf, ref, u.Plan, u.Description, u.CustomerID, u.ExpiresAt != nil, expires)
 	if isCode(err, sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY) {
 		return apikey.ErrUnknownPlan
 	}
@@ -224,12 +224,12 @@ func (db *DB) UpdateKey(ctx context.Context, ref string, u apikey.KeyUpdate) err
 
 // EnableKey implements apikey.Keys.
 func (db *DB) EnableKey(ctx context.Context, ref string, enabled bool) error {
-	return known(changed(db.write.ExecContext(ctx, `UPDATE api_keys SET enabled = ?2 WHERE id = `+idOf, ref, enabled)))
+	return known(db.change(ctx, `UPDATE api_keys SET enabled = ?2 WHERE id = `+idOf, ref, enabled))
 }
 
 // DeleteKey implements apikey.Keys.
 func (db *DB) DeleteKey(ctx context.Context, ref string) error {
-	return known(changed(db.write.ExecContext(ctx, `DELETE FROM api_keys WHERE id = `+idOf, ref)))
+	return known(db.change(ctx, `DELETE FROM api_keys WHERE id = `+idOf, ref))
 }
 
 // RotateKey implements apikey.Keys.
@@ -250,6 +250,15 @@ func (db *DB) RotateKey(ctx context.Context, ref string, v apikey.Value, grace t
 		}
 		return known(n, err)
 	})
+}
+
+// change runs a statement as inTx does, and returns how many rows it changed.
+func (db *DB) change(ctx context.Context, query string, args ...any) (n int64, err error) {
+	err = db.inTx(ctx, func(tx *sql.Tx) (err error) {
+		n, err = changed(tx.ExecContext(ctx, query, args...))
+		return err
+	})
+	return n, err
 }
 
 // changed returns how many rows a statement changed.

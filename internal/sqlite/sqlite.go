@@ -19,6 +19,7 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/changes"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/limits"
 	"helloapi/migrations"
@@ -271,13 +272,30 @@ func (db *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	if err := f(tx); err != nil {
+	if err := asActor(ctx, tx, f); err != nil {
 		return errors.Join(err, tx.Rollback())
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 	return nil
+}
+
+// asActor runs f with its changes recorded as made by the actor of ctx, if it
+// names one.
+func asActor(ctx context.Context, tx *sql.Tx, f func(*sql.Tx) error) error {
+	actor := changes.Actor(ctx)
+	if actor == "" {
+		return f(tx)
+	}
+	if _, err := tx.ExecContext(ctx, `INSERT INTO change_actor VALUES (?)`, actor); err != nil {
+		return fmt.Errorf("say who makes the change: %w", err)
+	}
+	if err := f(tx); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `DELETE FROM change_actor`)
+	return err
 }
 
 func isCode(err error, codes ...int) bool {

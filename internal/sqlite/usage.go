@@ -107,6 +107,7 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 			day plan.Date
 		}{
 			{`DELETE FROM usage WHERE day < ?`, drop},
+			{`DELETE FROM changes WHERE at < unixepoch(?) * 1000`, drop},
 			{`INSERT INTO usage (key_id, day, writer, charged, key_name, customer_id, plan, timezone)
 				SELECT key_id, day, '/' || min(writer), sum(charged), key_name, customer_id, plan, timezone
 				FROM usage WHERE day < ? AND writer <> '' AND writer NOT LIKE '/%'
@@ -128,9 +129,11 @@ func (db *DB) TrimUsage(ctx context.Context, fold, drop plan.Date) error {
 
 // GrantUnits implements apikey.Keys.
 func (db *DB) GrantUnits(ctx context.Context, keyID string, g plan.Grant) (id int64, err error) {
-	err = db.write.QueryRowContext(ctx, `
-		INSERT INTO grants (key_id, day, units, note) SELECT id, ?2, ?3, ?4 FROM api_keys WHERE id = ?1 RETURNING id`,
-		keyID, string(g.Date), g.Units, g.Note).Scan(&id)
+	err = db.inTx(ctx, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `
+			INSERT INTO grants (key_id, day, units, note) SELECT id, ?2, ?3, ?4 FROM api_keys WHERE id = ?1 RETURNING id`,
+			keyID, string(g.Date), g.Units, g.Note).Scan(&id)
+	})
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, apikey.ErrUnknown
 	} else if err != nil {
@@ -165,7 +168,7 @@ func (db *DB) Grants(ctx context.Context, keyID string) ([]apikey.StoredGrant, e
 
 // RevokeGrant implements apikey.Keys.
 func (db *DB) RevokeGrant(ctx context.Context, id int64) error {
-	n, err := changed(db.write.ExecContext(ctx, `DELETE FROM grants WHERE id = ?`, id))
+	n, err := db.change(ctx, `DELETE FROM grants WHERE id = ?`, id)
 	if err != nil {
 		return fmt.Errorf("sqlite: revoke grant: %w", err)
 	}
