@@ -18,7 +18,6 @@ import (
 	"helloapi/internal/idempotency"
 	"helloapi/internal/limits"
 	"helloapi/internal/meter"
-	"helloapi/internal/openapi"
 	"helloapi/internal/pages"
 	"helloapi/internal/web"
 )
@@ -51,10 +50,14 @@ type Keys interface {
 func New(c Config, others ...Endpoint) (http.Handler, error) {
 	m := meter.New(c.Limits)
 	endpoints := append([]Endpoint{
-		{Method: "GET", Path: "/hello", Handler: with(hello.Handler, c.Greetings), Idempotent: true},
-		{Method: "GET", Path: "/usage", Handler: m.Usage, Free: true}, // works even when the quota is used up
+		{Method: "GET", Path: "/hello", Handler: with(hello.Handler, c.Greetings), Idempotent: true, OpenAPI: hello.OpenAPI},
+		{Method: "GET", Path: "/usage", Handler: m.Usage, Free: true, OpenAPI: meter.OpenAPI}, // works even when the quota is used up
 	}, others...)
 	if err := check(endpoints); err != nil {
+		return nil, err
+	}
+	document, err := contract(endpoints)
+	if err != nil {
 		return nil, err
 	}
 
@@ -72,13 +75,13 @@ func New(c Config, others ...Endpoint) (http.Handler, error) {
 		keyed.Method(e.Method, e.Path, h)
 	}
 	if c.Pages {
-		all, err := pages.New(openapi.Document)
+		all, err := pages.New(document)
 		if err != nil {
 			return nil, err
 		}
-		for _, p := range all { // for anybody: they cost no store anything
-			r.Method(http.MethodGet, p.Path, p)
-			r.Method(http.MethodHead, p.Path, p)
+		for path, h := range pages.Routes(all) { // for anybody: they cost no store anything
+			r.Method(http.MethodGet, path, h)
+			r.Method(http.MethodHead, path, h)
 		}
 	}
 	return r, nil

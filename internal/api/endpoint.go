@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"helloapi/internal/openapi"
 	"helloapi/internal/web"
 )
 
@@ -27,6 +28,20 @@ type Endpoint struct {
 	Idempotent bool
 
 	MaxBody int64 // bytes; 0: web.MaxBody
+
+	// OpenAPI describes it: an openapi.json beside its handler, which may have
+	// other endpoints too. What follows from the fields above is filled in.
+	OpenAPI []byte
+}
+
+// contract returns /openapi.json. It reports every endpoint that is not
+// described, and every description without an endpoint.
+func contract(endpoints []Endpoint) ([]byte, error) {
+	var described []openapi.Endpoint
+	for _, e := range endpoints {
+		described = append(described, openapi.Endpoint{Method: e.Method, Path: e.Path, Part: e.OpenAPI, Free: e.Free, Idempotent: e.Idempotent})
+	}
+	return openapi.Document(described)
 }
 
 // with returns the handler that works on store, or nil if there is no store,

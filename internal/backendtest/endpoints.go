@@ -3,6 +3,7 @@ package backendtest
 import (
 	"context"
 	"crypto/rand"
+	_ "embed"
 	"errors"
 	"fmt"
 	"net/http"
@@ -27,6 +28,9 @@ type thing struct {
 }
 
 func (t *thing) columns() []any { return []any{&t.ID, &t.Text} }
+
+//go:embed things.json
+var things []byte
 
 // endpoints are POST /things, which stores one, and GET /things/{id}. Where the
 // text is "fail" it is stored, but answered with 409.
@@ -63,9 +67,9 @@ func (d *deployment) endpoints(db *database.DB) []api.Endpoint {
 		return web.JSON(w, http.StatusOK, t)
 	}
 	return []api.Endpoint{
-		{Method: "POST", Path: "/things", Handler: create, Idempotent: true},
-		{Method: "GET", Path: "/things/{id}", Handler: read},
-		{Method: "POST", Path: "/costly", Handler: create, Idempotent: true, Cost: 3, MaxBody: 100},
+		{Method: "POST", Path: "/things", Handler: create, Idempotent: true, OpenAPI: things},
+		{Method: "GET", Path: "/things/{id}", Handler: read, OpenAPI: things},
+		{Method: "POST", Path: "/costly", Handler: create, Idempotent: true, Cost: 3, MaxBody: 100, OpenAPI: things},
 	}
 }
 

@@ -6,6 +6,7 @@ package hello
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"net/http"
@@ -17,6 +18,11 @@ import (
 
 	"helloapi/internal/web"
 )
+
+// OpenAPI is the endpoint's part of the contract.
+//
+//go:embed openapi.json
+var OpenAPI []byte
 
 // MaxName is the length of the longest name, in code points.
 const MaxName = 256

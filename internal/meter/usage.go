@@ -1,6 +1,7 @@
 package meter
 
 import (
+	_ "embed"
 	"net/http"
 	"time"
 
@@ -8,6 +9,11 @@ import (
 	"helloapi/internal/plan"
 	"helloapi/internal/web"
 )
+
+// OpenAPI is the part of GET /usage in the contract.
+//
+//go:embed openapi.json
+var OpenAPI []byte
 
 // usageDays is how many days GET /usage goes back.
 const usageDays = 30
