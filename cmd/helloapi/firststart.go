@@ -23,9 +23,10 @@ func firstKeys() []apikey.Key {
 }
 
 // firstStart makes the first keys of a new SQLite database, and shows their
-// values with a line to paste, or writes them to a file where nobody is there
-// to read them. At a later start it says how to get a value again.
-func firstStart(p *program, log *slog.Logger, stores *backend.Backend, url string) error {
+// values with a line to paste and the page to try them on, or writes them to a
+// file where nobody is there to read them. At a later start it says how to get a
+// value again. url is where the API is; pages says whether it has a page.
+func firstStart(p *program, log *slog.Logger, stores *backend.Backend, url string, pages bool) error {
 	keys := firstKeys()
 	values := []apikey.Value{apikey.Generate(), apikey.Generate()}
 	first, err := stores.FirstKeys(changes.WithActor(p.ctx, "serve, first start"), keys, values)
@@ -36,10 +37,14 @@ func firstStart(p *program, log *slog.Logger, stores *backend.Backend, url strin
 	file := keysFile(p, stores)
 	switch {
 	case !first && file == "":
-		_, err = fmt.Fprintf(p.stdout, "\nThe API is at %s\n\n  %s keys list           # its keys\n  %[2]s keys rotate NAME    # a new value for one\n\n", url, command)
+		browser := ""
+		if pages {
+			browser = "; open that in a browser to try it"
+		}
+		_, err = fmt.Fprintf(p.stdout, "\nThe API is at %s%s\n\n  %s keys list           # its keys\n  %[3]s keys rotate NAME    # a new value for one\n\n", url, browser, command)
 	case !first:
 	case file == "":
-		err = showFirstKeys(p, stores, keys, values, url)
+		err = showFirstKeys(p, stores, keys, values, url, pages)
 	default:
 		made := make([]newKey, len(keys))
 		for i, k := range keys {
@@ -67,7 +72,7 @@ func keysFile(p *program, stores *backend.Backend) string {
 	return db + ".keys-" + time.Now().UTC().Format("20060102T150405.000Z") + ".csv"
 }
 
-func showFirstKeys(p *program, plans plan.Plans, keys []apikey.Key, values []apikey.Value, url string) error {
+func showFirstKeys(p *program, plans plan.Plans, keys []apikey.Key, values []apikey.Value, url string, pages bool) error {
 	byName, err := plansByName(p.ctx, plans)
 	if err != nil {
 		return err
@@ -81,6 +86,9 @@ func showFirstKeys(p *program, plans plan.Plans, keys []apikey.Key, values []api
 	}
 	t.Flush()
 	fmt.Fprintf(&b, "\nTry it:\n\n  curl -H 'x-api-key: %s' '%s/hello?name=brooks'\n\n", values[0].Reveal(), url)
+	if pages {
+		fmt.Fprintf(&b, "Or in a browser:\n\n  %s/\n\n", url)
+	}
 	_, err = fmt.Fprint(p.stdout, b.String())
 	return err
 }

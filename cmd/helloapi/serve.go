@@ -49,7 +49,7 @@ type serveCmd struct {
 	DrainTimeout       time.Duration `setting:"" default:"20s" placeholder:"TIME" help:"How long to wait then for requests in flight."`
 	CORSAllowedOrigins []string      `name:"cors-allowed-origins" setting:"" default:"*" placeholder:"ORIGIN" help:"Whose pages may call: https://app.example.com, or * for any."`
 
-	Pages string `setting:"" enum:"on,off" default:"on" placeholder:"on|off" help:"Serve what a person with a browser looks for, /docs and /openapi.json: on or off."`
+	Pages string `setting:"" enum:"on,off" default:"on" placeholder:"on|off" help:"Serve what a person with a browser looks for, /, /docs and /openapi.json: on or off."`
 
 	tlsSettings
 
@@ -203,7 +203,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 	if plans != nil {
 		err = apply(p, stores, plans, planfile.ApplyOptions{}, shownValues{file: keysFile(p, stores)}, output{})
 	} else {
-		err = firstStart(p, log, stores, publicURL(srv, names))
+		err = firstStart(p, log, stores, publicURL(srv, names), c.Pages != off)
 	}
 	if err != nil {
 		return errors.Join(err, srv.Close())

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -47,17 +48,7 @@ func terminal(t testing.TB) (person, program *os.File) {
 func onTerminal(t testing.TB, url, text string, args ...string) (seen, stderr string, err error) {
 	t.Helper()
 	person, program := terminal(t)
-	out := new(backendtest.Buffer)
-	go func() {
-		b := make([]byte, 4096)
-		for {
-			n, err := person.Read(b)
-			if err != nil {
-				return
-			}
-			_, _ = out.Write(b[:n])
-		}
-	}()
+	out := shownBy(person)
 	errOut := new(backendtest.Buffer)
 	ended := make(chan error, 1)
 	go func() {
@@ -81,9 +72,70 @@ func onTerminal(t testing.TB, url, text string, args ...string) (seen, stderr st
 	case <-time.After(20 * time.Second):
 		t.Fatalf("helloapi %q did not end:\n%s%s", args, out, errOut)
 	}
+	return allShown(t, out, program), errOut.String(), err
+}
+
+// shownBy returns what a terminal shows, as it comes.
+func shownBy(person *os.File) *backendtest.Buffer {
+	out := new(backendtest.Buffer)
+	go func() {
+		b := make([]byte, 4096)
+		for {
+			n, err := person.Read(b)
+			if err != nil {
+				return
+			}
+			_, _ = out.Write(b[:n])
+		}
+	}()
+	return out
+}
+
+// allShown waits until out has all that the program wrote, and returns it.
+func allShown(t testing.TB, out *backendtest.Buffer, program *os.File) string {
+	t.Helper()
 	fmt.Fprint(program, "\x00") // what was written before has been read then
 	waitFor(t, "the output", func() bool { return strings.HasSuffix(out.String(), "\x00") })
-	return strings.TrimSuffix(out.String(), "\x00"), errOut.String(), err
+	return strings.TrimSuffix(out.String(), "\x00")
+}
+
+// A first start shows a person the keys, a line to paste and the page to try
+// them on; a later one shows where that is, and how to get a value again.
+func TestStartOnTerminal(t *testing.T) {
+	t.Parallel()
+	url := backendtest.SQLite(t)
+	start := func(pages string) (seen, at string) {
+		t.Helper()
+		person, program := terminal(t)
+		out, errOut := shownBy(person), new(backendtest.Buffer)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		ended := make(chan error, 1)
+		env := map[string]string{"DATABASE_URL": url, "ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", "PAGES": pages, "HELLOAPI_COMMAND": "bin/helloapi"}
+		go func() {
+			ended <- run(ctx, []string{"serve"}, func(k string) string { return env[k] }, program, program, errOut)
+		}()
+		serving := regexp.MustCompile(`msg=serving addr=(\S+)`)
+		waitFor(t, "it to serve", func() bool { return serving.MatchString(errOut.String()) })
+		stop()
+		if err := <-ended; err != nil {
+			t.Errorf("serve: %v\n%s", err, errOut)
+		}
+		return strings.ReplaceAll(allShown(t, out, program), "\r\n", "\n"), "http://" + serving.FindStringSubmatch(errOut.String())[1]
+	}
+	seen, at := start("")
+	keys := keyValue.FindAllString(seen, -1)
+	if len(keys) != 3 || keys[0] != keys[2] || !strings.HasSuffix(seen, "\n\nTry it:\n\n  curl -H 'x-api-key: "+keys[0]+"' '"+at+"/hello?name=brooks'\n\nOr in a browser:\n\n  "+at+"/\n\n") {
+		t.Errorf("the first start at %s shows:\n%s", at, seen)
+	}
+	seen, at = start("on")
+	if want := "\nThe API is at " + at + "; open that in a browser to try it\n\n  bin/helloapi keys list "; !strings.HasPrefix(seen, want) {
+		t.Errorf("the second start at %s shows:\n%s", at, seen)
+	}
+	seen, at = start("off")
+	if want := "\nThe API is at " + at + "\n\n  bin/helloapi keys list "; !strings.HasPrefix(seen, want) {
+		t.Errorf("without pages, the third start at %s shows:\n%s", at, seen)
+	}
 }
 
 // What removes or replaces something for good asks a person, and takes --yes

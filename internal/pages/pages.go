@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/swaggest/swgui/v5/static"
 
@@ -24,7 +25,7 @@ import (
 
 // files are the pages and assets of our own.
 //
-//go:embed *.html *.css *.js
+//go:embed *.html *.css *.js *.svg
 var files embed.FS
 
 const (
@@ -32,6 +33,7 @@ const (
 	css        = "text/css; charset=utf-8"
 	javascript = "text/javascript; charset=utf-8"
 	png        = "image/png"
+	svg        = "image/svg+xml"
 	json       = "application/json"
 )
 
@@ -46,7 +48,12 @@ func New(document []byte) ([]*Page, error) {
 	s.swagger("/assets/swagger-ui.js", javascript, "swagger-ui-bundle.js.gz")
 	s.swagger("/assets/favicon.png", png, "favicon-32x32.png")
 
+	s.file("/assets/try.css", css, "try.css")
+	s.file("/assets/try.js", javascript, "try.js")
+	s.file("/assets/icon.svg", svg, "icon.svg")
+
 	s.template("/docs", "docs.html", nil)
+	s.hosted("/", "try.html")
 	return s.pages, errors.Join(s.errs...)
 }
 
@@ -57,6 +64,10 @@ type Page struct {
 	contentType string
 	zipped      []byte // the content, by gzip
 	version     string // changes with the content
+
+	// Of a page that shows the URL of the server: its content is made of this,
+	// by each request.
+	template *template.Template
 }
 
 // contentSecurityPolicy lets a page load and call what is of its own origin,
@@ -67,6 +78,14 @@ const contentSecurityPolicy = "default-src 'none'; script-src 'self'; style-src 
 
 // ServeHTTP answers GET and HEAD.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p.template != nil {
+		at, err := p.at(serverURL(r))
+		if err != nil {
+			web.Fail(w, r, err)
+			return
+		}
+		p = at
+	}
 	h := w.Header()
 	h.Set("Content-Security-Policy", contentSecurityPolicy)
 	h.Set("Referrer-Policy", "no-referrer")
@@ -100,6 +119,26 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := p.write(w, zip); err != nil {
 		web.RecordOf(r.Context()).Note(fmt.Errorf("write answer: %w", err))
 	}
+}
+
+// at returns the page as it is where the server has a URL.
+func (p *Page) at(url string) (*Page, error) {
+	var content bytes.Buffer
+	data := struct{ Curl string }{"curl -H 'x-api-key: hk_…' \\\n  '" + strings.ReplaceAll(url, "'", `'\''`) + "/hello?name=world'"}
+	if err := p.template.Execute(&content, data); err != nil {
+		return nil, err
+	}
+	return newPage(p.Path, p.contentType, content.Bytes())
+}
+
+// serverURL is the URL of this server for the client of a request, without a
+// slash at the end. Who ends TLS before this server says so.
+func serverURL(r *http.Request) string {
+	scheme := "http://"
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+		scheme = "https://"
+	}
+	return scheme + r.Host
 }
 
 func (p *Page) write(w io.Writer, zip bool) error {
@@ -161,25 +200,37 @@ type site struct {
 
 // add adds what is served at a path.
 func (s *site) add(path, contentType string, content []byte) {
-	var zipped bytes.Buffer
-	w, err := gzip.NewWriterLevel(&zipped, gzip.BestCompression)
-	if err == nil {
-		_, err = w.Write(content)
-	}
-	if err == nil {
-		err = w.Close()
-	}
-	s.addZipped(path, contentType, zipped.Bytes(), err)
+	p, err := newPage(path, contentType, content)
+	s.addPage(path, p, err)
 }
 
-func (s *site) addZipped(path, contentType string, zipped []byte, err error) {
+func (s *site) addPage(path string, p *Page, err error) {
 	if err != nil {
 		s.errs = append(s.errs, fmt.Errorf("page %s: %w", path, err))
 		return
 	}
+	s.pages = append(s.pages, p)
+}
+
+// zippers are used again: each holds most of a megabyte.
+var zippers = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
+
+func newPage(path, contentType string, content []byte) (*Page, error) {
+	var zipped bytes.Buffer
+	w := zippers.Get().(*gzip.Writer)
+	defer zippers.Put(w)
+	w.Reset(&zipped)
+	_, err := w.Write(content)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return nil, err
+	}
+	return newZipped(path, contentType, zipped.Bytes()), nil
+}
+
+func newZipped(path, contentType string, zipped []byte) *Page {
 	sum := sha256.Sum256(zipped)
 	version := base64.RawURLEncoding.EncodeToString(sum[:12])
-	s.pages = append(s.pages, &Page{Path: path, contentType: contentType, zipped: zipped, version: version})
+	return &Page{Path: path, contentType: contentType, zipped: zipped, version: version}
 }
 
 // file adds a file of this package.
@@ -199,13 +250,13 @@ func (s *site) swagger(path, contentType, name string) {
 		s.add(path, contentType, content)
 		return
 	}
-	s.addZipped(path, contentType, content, err)
+	s.addPage(path, newZipped(path, contentType, content), err)
 }
 
 // template adds a page of html/template. It has {{asset "/assets/docs.js"}},
 // the URL of an asset that was added before.
 func (s *site) template(path, name string, data any) {
-	t, err := template.New(name).Funcs(template.FuncMap{"asset": s.asset}).ParseFS(files, name)
+	t, err := s.parse(name)
 	var content bytes.Buffer
 	if err == nil {
 		err = t.Execute(&content, data)
@@ -215,6 +266,20 @@ func (s *site) template(path, name string, data any) {
 		return
 	}
 	s.add(path, html, content.Bytes())
+}
+
+// hosted adds a page of html/template that shows the URL of the server.
+func (s *site) hosted(path, name string) {
+	t, err := s.parse(name)
+	p := &Page{Path: path, contentType: html, template: t}
+	if err == nil {
+		_, err = p.at("") // so that what is wrong with it is found now
+	}
+	s.addPage(path, p, err)
+}
+
+func (s *site) parse(name string) (*template.Template, error) {
+	return template.New(name).Funcs(template.FuncMap{"asset": s.asset}).ParseFS(files, name)
 }
 
 // asset returns the URL under which a client may keep an asset for good.

@@ -2,10 +2,12 @@ package pages_test
 
 import (
 	"compress/gzip"
+	"html"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -137,5 +139,35 @@ func TestAssets(t *testing.T) {
 	}
 	if n < 5 {
 		t.Errorf("only %d assets were found", n)
+	}
+}
+
+// The page to try the API has a line to paste that reaches this server, by the
+// name and the scheme by which it was asked, whatever that name is.
+func TestTryPage(t *testing.T) {
+	t.Parallel()
+	all := newPages(t)
+	for _, c := range []struct{ url, host, proto, want string }{
+		{"http://localhost:8080/", "", "", "http://localhost:8080/hello"},
+		{"https://api.example.com/", "", "", "https://api.example.com/hello"},
+		{"http://api.example.com/", "", "https", "https://api.example.com/hello"},
+		{"http://api.example.com/", "", "gopher", "http://api.example.com/hello"},
+		{"http://localhost/", `a'b"<script>`, "", `http://a'\''b"<script>/hello`},
+	} {
+		r := httptest.NewRequest("GET", c.url, nil)
+		if c.host != "" {
+			r.Host = c.host
+		}
+		if c.proto != "" {
+			r.Header.Set("X-Forwarded-Proto", c.proto)
+		}
+		page := all[slices.IndexFunc(all, func(p *pages.Page) bool { return p.Path == "/" })]
+		w := httptest.NewRecorder()
+		page.ServeHTTP(w, r)
+		body := read(t, w.Result().Body)
+		want := html.EscapeString("curl -H 'x-api-key: hk_…' \\\n  '" + c.want + "?name=world'")
+		if !strings.Contains(body, want) || strings.Contains(body, "<script>") {
+			t.Errorf("%s %s %s: the page has not %s:\n%s", c.url, c.host, c.proto, want, body)
+		}
 	}
 }
