@@ -28,9 +28,10 @@ run: build ## Build and serve on SQLite; needs nothing but Go
 	@HELLOAPI_COMMAND=bin/helloapi bin/helloapi serve
 
 .PHONY: install
-install: ## Build and install helloapi where go install does: GOBIN, or ~/go/bin
+install: ## Build and install helloapi where go install does (GOBIN, or ~/go/bin), and its manual page
 	CGO_ENABLED=0 go install -trimpath -ldflags '-s -w -X main.release=$(VERSION)' ./cmd/helloapi
 	@dir=$$(go env GOBIN); dir=$${dir:-$$(go env GOPATH)/bin}; echo "installed $$dir/helloapi"; \
+		man=$$(dirname "$$dir")/share/man/man1; { mkdir -p "$$man" && "$$dir/helloapi" man >"$$man/helloapi.1"; } 2>/dev/null && echo "installed $$man/helloapi.1"; \
 		case ":$$PATH:" in *":$$dir:"*) ;; *) echo "$$dir is not in PATH: export PATH=\"$$dir:\$$PATH\"" ;; esac
 
 .PHONY: release

@@ -13,14 +13,15 @@ import (
 
 	"helloapi/internal/backend"
 	"helloapi/internal/changes"
+	"helloapi/internal/clock"
+	"helloapi/internal/plan"
 	"helloapi/internal/planfile"
 )
 
 type applyCmd struct {
 	database
-	output
+	confirmation
 	File         string            `short:"f" required:"" placeholder:"FILE" help:"A plans file, or a serverless.yml as it is; - for standard input."`
-	DryRun       bool              `help:"Print what would be changed, and change nothing."`
 	Prune        bool              `help:"Remove the plans and keys that earlier versions of the file made and this one does not have."`
 	DropLimits   bool              `help:"Allow a plan with keys to lose its quota or its throttle."`
 	TakeOver     bool              `help:"Allow plans and keys of another file to be changed."`
@@ -41,8 +42,58 @@ func (c *applyCmd) Run(p *program) error {
 	}
 	opts := planfile.ApplyOptions{DryRun: c.DryRun, Prune: c.Prune, DropLimits: c.DropLimits, TakeOver: c.TakeOver}
 	return c.use(p, func(db backend.Database) error {
+		opts.Confirm = func(todo planfile.Changes) error { return c.confirmChanges(p, db, todo) }
 		return apply(p, db, f, opts, shownValues{c.Conceal, c.KeysFile}, c.output)
 	})
+}
+
+// confirmChanges has a person confirm what a file removes, and whose value it
+// replaces of the keys that were used in the last 30 days.
+func (c confirmation) confirmChanges(p *program, db backend.Database, todo planfile.Changes) error {
+	today := plan.DateOf(clock.Now().UTC())
+	days, err := db.DailyUsage(p.ctx, "", today.AddDays(-30), today.AddDays(2)) // also where tomorrow has begun already
+	if err != nil {
+		return err
+	}
+	used := map[string]int64{}
+	for _, d := range days {
+		used[d.KeyID] += d.Charged
+	}
+	var what []string
+	var removed []string
+	for _, l := range todo.Lines {
+		if l.Op == "remove" {
+			removed = append(removed, l.Kind+" "+l.Name)
+		}
+	}
+	if len(removed) > 0 {
+		what = append(what, fmt.Sprintf("Remove for good: %s.", someOf(removed)))
+	}
+	if n := total(used, todo.DropKeys); n > 0 {
+		what = append(what, fmt.Sprintf("These keys had %d requests in the last 30 days; what is not yet billed stays in `helloapi usage show --by month`.", n))
+	}
+	var replaced []string
+	for _, v := range todo.SetValues {
+		if used[v.Key.ID] > 0 {
+			replaced = append(replaced, or(v.Key.Name, v.Key.ID))
+		}
+	}
+	if len(replaced) > 0 {
+		what = append(what, fmt.Sprintf("Refuse from now on the current values, which had requests in the last 30 days, of: %s.", someOf(replaced)))
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	_, err = c.confirm(p, strings.Join(what, " "))
+	return err
+}
+
+// total adds up what keys used.
+func total(used map[string]int64, ids []string) (n int64) {
+	for _, id := range ids {
+		n += used[id]
+	}
+	return n
 }
 
 // readPlans reads a plans file or a serverless.yml.
@@ -78,7 +129,9 @@ func readFile(p *program, path string) ([]byte, error) {
 		in = f
 	}
 	data, err := io.ReadAll(io.LimitReader(in, planfile.MaxSize+1)) // Read refuses what is larger
-	if err != nil {
+	if errors.Is(err, errInterrupted) {
+		return nil, fmt.Errorf("%w: %w", errInterrupted, errNothingChanged)
+	} else if err != nil {
 		return nil, fmt.Errorf("read %s: %w", fileName(path), err)
 	}
 	return data, nil
@@ -129,6 +182,9 @@ func apply(p *program, db planfile.Store, f *planfile.File, opts planfile.ApplyO
 		if written {
 			err = errors.Join(err, os.Remove(values.file)) // values of no keys
 		}
+		if p.ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", errInterrupted, errNothingChanged)
+		}
 		return nothingChanged(err)
 	}
 	keys := newKeys(c.Made())
@@ -172,7 +228,10 @@ func someOf(names []string) string {
 
 // nothingChanged says so after the errors of a file.
 func nothingChanged(err error) error {
-	return errors.Join(err, errors.New("nothing was changed"))
+	if errors.Is(err, errNothingChanged) {
+		return err
+	}
+	return errors.Join(err, errNothingChanged)
 }
 
 // valuesLost says what to do if the values of new keys could not be printed.

@@ -186,7 +186,7 @@ plans:
 		if err != nil || !strings.Contains(out, "Nothing to do") || !strings.Contains(stderr, "--prune removes them") {
 			t.Errorf("less: %v\n%s%s", err, out, stderr)
 		}
-		out, _, err = helloapi(t, env, "apply", "-f", less, "--prune")
+		out, _, err = helloapi(t, env, "apply", "-f", less, "--prune", "--yes")
 		if err != nil || !strings.HasSuffix(out, "0 added, 0 changed, 4 removed.\n") {
 			t.Errorf("less, pruning: %v\n%s", err, out)
 		}
@@ -405,7 +405,7 @@ func TestImportGreetings(t *testing.T) {
 		must(t, url, "import", "greetings", write(t, "a.csv", "name,count\nbrooks,41\n"), write(t, "b.jsonl", `{"Item":{"name":{"S":"ann"},"greeting_count":{"N":"7"}}}`), "--add")
 		bad := write(t, "bad.jsonl", "{\"name\":\"a\",\"count\":1}\n{\"name\":\"b\"}\n{\"name\":\"c\",\"count\":3}\n")
 		refused(t, env, []string{"import", "greetings", bad, "--add"}, bad+`: line 2: it has no attribute "greeting_count"`, "the lines before line 2 are imported: import the file again, it continues there")
-		refused(t, env, []string{"import", "greetings", bad, "--replace"}, "line 2:", "then import all the files again")
+		refused(t, env, []string{"import", "greetings", bad, "--replace", "--yes"}, "line 2:", "import all the files again")
 		out, stderr, err := helloapi(t, env, "import", "greetings", bad, "--add", "-o", "json")
 		var shown []importedInfo
 		if err == nil || json.Unmarshal([]byte(out), &shown) != nil || shown[0].Before != 1 || shown[0].NextLine != 2 {
@@ -422,18 +422,18 @@ func TestImportGreetings(t *testing.T) {
 		if got, want := must(t, url, "greetings", "top"), "COUNT   NAME\n41      brooks\n7       ann\n3       c\n2       b\n1       a"; got != want {
 			t.Errorf("greetings:\n%s", got)
 		}
-		must(t, url, "import", "greetings", write(t, "c.csv", "who,n\nbrooks,5\n"), "--replace", "--name-attribute", "who", "--count-attribute", "n")
+		must(t, url, "import", "greetings", write(t, "c.csv", "who,n\nbrooks,5\n"), "--replace", "--yes", "--name-attribute", "who", "--count-attribute", "n")
 		if got := must(t, url, "greetings", "top", "-n", "1"); !strings.HasSuffix(got, "7       ann") {
 			t.Errorf("greetings after replacing:\n%s", got)
 		}
 		refused(t, env, []string{"import", "greetings", bad}, "--add or --replace")
-		refused(t, env, []string{"import", "greetings", bad, "--add", "--replace"}, "can't be used together")
-		refused(t, env, []string{"import", "greetings", bad, "--replace", "--from-line", "2"}, "--from-line is for --add")
+		refused(t, env, []string{"import", "greetings", bad, "--add", "--replace", "--yes"}, "can't be used together")
+		refused(t, env, []string{"import", "greetings", bad, "--replace", "--yes", "--from-line", "2"}, "--from-line is for --add")
 		refused(t, env, []string{"import", "greetings", write(t, "empty.csv", "who;n\nbrooks;5\n"), "--add"}, "separated by semicolons")
 		// One name on several lines, of several files: its sum. A file that grew: what is new.
 		parts := []string{write(t, "1.csv", "name,count\nZo\u00eb,5\nsum,1\n"), write(t, "2.jsonl", `{"name":"Zoe\u0308","count":7.0}`)}
 		for range 2 {
-			must(t, url, "import", "greetings", parts[0], parts[1], "--replace")
+			must(t, url, "import", "greetings", parts[0], parts[1], "--replace", "--yes")
 			if got := must(t, url, "greetings", "top", "-n", "1"); !strings.HasSuffix(got, "12      Zo\u00eb") {
 				t.Errorf("a name on two lines:\n%s", got)
 			}

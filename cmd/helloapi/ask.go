@@ -25,8 +25,9 @@ type dryRunInfo struct {
 	Text   string `json:"text"`
 }
 
-// errNotConfirmed ends a command that a person decided against.
-var errNotConfirmed = errors.New("nothing was changed")
+// errNothingChanged ends a command that a person decided against, or that found
+// a mistake in a file.
+var errNothingChanged = errors.New("nothing was changed")
 
 // confirm says what is going to be done and reports whether to do it. An error
 // says that a person is against it, or that there is none to ask.
@@ -47,13 +48,13 @@ func (c confirmation) confirm(p *program, what string) (bool, error) {
 	fmt.Fprint(p.stderr, what, " Continue? [y/N] ")
 	line, err := p.readLine()
 	if err != nil {
-		return false, errors.Join(err, errNotConfirmed)
+		return false, errors.Join(err, errNothingChanged)
 	}
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "y", "yes":
 		return true, nil
 	}
-	return false, errNotConfirmed
+	return false, errNothingChanged
 }
 
 // isTerminal reports whether a person is at the other end of a stream.
@@ -101,21 +102,20 @@ func (p *program) readSecret(prompt string) (string, error) {
 	})
 }
 
-// input returns standard input for a command that reads a file from it. On a
-// terminal it says so to the person, who ends the file with Ctrl-D, or the
-// command with the first Ctrl-C.
+// input returns standard input for a command that reads a file from it, which
+// ends at the first Ctrl-C. On a terminal it says so to the person, who ends the
+// file with Ctrl-D.
 func (p *program) input() io.Reader {
-	if !isTerminal(p.stdin) {
-		return p.stdin
+	if isTerminal(p.stdin) {
+		fmt.Fprintln(p.stderr, "Reading from the terminal. Ctrl-D on a line of its own ends it.")
 	}
-	fmt.Fprintln(p.stderr, "Reading from the terminal. Ctrl-D on a line of its own ends it.")
-	return typedInput{p}
+	return input{p}
 }
 
-// typedInput is standard input that ends with the program's context.
-type typedInput struct{ p *program }
+// input is standard input that ends with the program's context.
+type input struct{ p *program }
 
-func (t typedInput) Read(b []byte) (int, error) {
+func (t input) Read(b []byte) (int, error) {
 	text, err := t.p.await(func() (string, error) {
 		read := make([]byte, len(b)) // b is the caller's again after an interruption
 		n, err := t.p.stdin.Read(read)
@@ -128,7 +128,7 @@ func (t typedInput) Read(b []byte) (int, error) {
 var errInterrupted = errors.New("interrupted")
 
 // await returns what read does, or the end of the program's context if that is
-// earlier: a terminal can't be told to stop waiting.
+// earlier: a terminal or a pipe can't be told to stop waiting.
 func (p *program) await(read func() (string, error)) (string, error) {
 	type result struct {
 		text string

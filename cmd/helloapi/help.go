@@ -11,18 +11,20 @@ import (
 var examples = map[string]string{
 	"serve": `
 helloapi serve
-DATABASE_URL=postgres://helloapi:password@db/helloapi REDIS_URL=redis://redis:6379/0 helloapi serve
+DATABASE_URL=postgres://db/helloapi REDIS_URL=redis://redis helloapi serve
 helloapi serve --plans-file plans.yaml --log-format json`,
 	"migrate up":     `helloapi migrate`,
 	"migrate status": `helloapi migrate status`,
 	"apply": `
 helloapi apply -f plans.yaml --dry-run
 helloapi apply -f serverless.yml --stage prod
-helloapi apply -f plans.yaml --prune --keys-file new-keys.csv`,
+helloapi apply -f plans.yaml --prune --keys-file new-keys.csv
+helloapi apply -f plans.yaml --prune --yes`,
 	"import keys": `
 helloapi import keys keys.csv --usage-plan c7y23b=free --usage-plan x1a2b3=paid
 aws apigateway get-api-keys --include-values | helloapi import keys - --plan free`,
 	"import greetings": `
+helloapi import greetings export/data/*.json.gz --add --dry-run
 helloapi import greetings export/data/*.json.gz --add
 helloapi import greetings counts.csv --replace --name-attribute who --count-attribute hellos`,
 	"keys create": `
@@ -72,6 +74,7 @@ helloapi usage show --by month -o csv`,
 	"invoke": `
 HELLOAPI_KEY=$(cat key.txt) helloapi invoke --name brooks
 helloapi invoke --name brooks --url https://api.example.com < key.txt`,
+	"man": `helloapi man > ~/.local/share/man/man1/helloapi.1`,
 	"completion": `
 source <(helloapi completion bash)
 helloapi completion fish > ~/.config/fish/completions/helloapi.fish`,
@@ -79,12 +82,15 @@ helloapi completion fish > ~/.config/fish/completions/helloapi.fish`,
 	"version":     `helloapi version`,
 }
 
+// exampleHeading comes before the examples of a command.
+const exampleHeading = "Examples:\n\n  "
+
 // withExamples adds them to the help.
 func withExamples(app *kong.Kong) error {
 	return kong.Visit(app.Model, func(node kong.Visitable, next kong.Next) error {
 		if n, ok := node.(*kong.Node); ok {
 			if text := strings.TrimSpace(examples[strings.TrimSpace(strings.TrimPrefix(n.FullPath(), app.Model.Name))]); text != "" {
-				n.Detail = "Examples:\n\n  " + strings.ReplaceAll(text, "\n", "\n  ")
+				n.Detail = strings.TrimSpace(n.Detail + "\n\n" + exampleHeading + strings.ReplaceAll(text, "\n", "\n  "))
 			}
 		}
 		return next(nil)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,11 +20,10 @@ type importCmd struct {
 
 type importKeysCmd struct {
 	database
-	output
+	confirmation
 	File      string            `arg:"" help:"A listing of the gateway's keys with their values, as JSON or YAML, or CSV with the columns name and key; - for standard input."`
 	Plan      string            `placeholder:"PLAN" complete:"plans" help:"The plan of all keys that are new here and whose line names none."`
 	UsagePlan map[string]string `placeholder:"ID=PLAN" help:"The plan that the file calls ID."`
-	DryRun    bool              `help:"Print what would be changed, and change nothing."`
 }
 
 func (c *importKeysCmd) Run(p *program) error {
@@ -36,13 +36,15 @@ func (c *importKeysCmd) Run(p *program) error {
 		return nothingChanged(err)
 	}
 	return c.use(p, func(db backend.Database) error {
-		return apply(p, db, f, planfile.ApplyOptions{DryRun: c.DryRun}, shownValues{}, c.output)
+		opts := planfile.ApplyOptions{DryRun: c.DryRun}
+		opts.Confirm = func(todo planfile.Changes) error { return c.confirmChanges(p, db, todo) }
+		return apply(p, db, f, opts, shownValues{}, c.output)
 	})
 }
 
 type importGreetingsCmd struct {
 	database
-	output
+	confirmation
 	Files          []string `arg:"" name:"file" help:"Files with a JSON object on each line, as DynamoDB exports a table, or CSV with a header; compressed with gzip or not; - for standard input."`
 	Add            bool     `xor:"how" required:"" help:"Add the counts to those that are there. Lines that an earlier import has added are not added again."`
 	Replace        bool     `xor:"how" required:"" help:"Set the counts; a name that no file has keeps its own."`
@@ -67,6 +69,7 @@ func (c *importGreetingsCmd) Validate() error {
 
 // An importedInfo is what was imported of a file, as it is shown.
 type importedInfo struct {
+	DryRun   bool       `json:"dryRun,omitempty"`
 	File     string     `json:"file"`
 	Taken    int64      `json:"taken"`              // rows
 	Before   int64      `json:"takenBefore"`        // rows, by an import that was interrupted
@@ -76,12 +79,15 @@ type importedInfo struct {
 
 func (c *importGreetingsCmd) Run(p *program) error {
 	return c.use(p, func(db backend.Database) (err error) {
+		if err := c.confirmReplace(p, db); err != nil {
+			return err
+		}
 		shown := []importedInfo{}
 		run := countfile.NewRun()
 		for _, path := range c.Files {
 			var r countfile.Result
 			r, err = c.file(p, db, path, run)
-			shown = append(shown, importedInfo{fileName(path), r.Taken, r.Before, r.NextLine, shownTime(r.DoneAt)})
+			shown = append(shown, importedInfo{c.DryRun, fileName(path), r.Taken, r.Before, r.NextLine, shownTime(r.DoneAt)})
 			if err != nil {
 				break
 			}
@@ -91,6 +97,20 @@ func (c *importGreetingsCmd) Run(p *program) error {
 		}
 		return err
 	})
+}
+
+// confirmReplace has a person confirm that counts are lost, if there are any. A
+// dry run needs no consent: it reads the files.
+func (c *importGreetingsCmd) confirmReplace(p *program, db backend.Database) error {
+	if !c.Replace || c.DryRun {
+		return nil
+	}
+	top, err := db.TopGreetings(p.ctx, 1)
+	if err != nil || len(top) == 0 {
+		return err
+	}
+	_, err = c.confirm(p, fmt.Sprintf("Replace the count here of each name that the files have, for good; the highest is %d, of %q. Numbers that were given since the files were made will be given again.", top[0].Count, top[0].Name))
+	return err
 }
 
 // file imports a file, and says what was taken.
@@ -118,7 +138,7 @@ func (c *importGreetingsCmd) file(p *program, db countfile.Store, path string, r
 	}
 	how := countfile.How{
 		Options: countfile.Options{Name: c.NameAttribute, Count: c.CountAttribute},
-		Replace: c.Replace, Run: run, FromLine: c.FromLine,
+		Replace: c.Replace, Run: run, FromLine: c.FromLine, DryRun: c.DryRun,
 	}
 	bar := newProgress(p, path)
 	how.Progress = bar.show
@@ -126,13 +146,20 @@ func (c *importGreetingsCmd) file(p *program, db countfile.Store, path string, r
 	bar.end()
 
 	name := fileName(path)
+	if err != nil && p.ctx.Err() != nil {
+		return r, fmt.Errorf("%s: %w: %w", name, errInterrupted, cmp.Or(c.next(r, path), errors.New("no line was imported")))
+	}
+	took := "took"
+	if c.DryRun {
+		took = "would take"
+	}
 	switch {
 	case !r.DoneAt.IsZero():
 		fmt.Fprintf(p.stderr, "%s: all of it was added on %s: nothing to do. (--from-line 1 adds it once more.)\n", name, r.DoneAt.UTC().Format(time.RFC3339))
 	case r.Before > 0 && r.Taken+r.Before > 0:
-		fmt.Fprintf(p.stderr, "%s: took %d rows, after the %d that were taken before.\n", name, r.Taken, r.Before)
+		fmt.Fprintf(p.stderr, "%s: %s %d rows, after the %d that were taken before.\n", name, took, r.Taken, r.Before)
 	case err == nil || r.Taken > 0:
-		fmt.Fprintf(p.stderr, "%s: took %d rows.\n", name, r.Taken)
+		fmt.Fprintf(p.stderr, "%s: %s %d rows.\n", name, took, r.Taken)
 	}
 	if err != nil {
 		err = errors.Join(fmt.Errorf("%s: %w", name, err), c.next(r, path))
@@ -146,10 +173,12 @@ func (c *importGreetingsCmd) next(r countfile.Result, path string) error {
 	switch {
 	case r.NextLine == 0:
 		return nil
+	case c.DryRun:
+		return fmt.Errorf("the lines before line %d can be imported; %w (--dry-run)", r.NextLine, errNothingChanged)
 	case r.Taken+r.Before == 0:
 		return errors.New("no line was imported")
 	case c.Replace:
-		return fmt.Errorf("the lines before line %d are imported: correct the file, then import all the files again", r.NextLine)
+		return fmt.Errorf("the lines before line %d are imported: import all the files again", r.NextLine)
 	case c.FromLine == 0 && path != "-":
 		return fmt.Errorf("the lines before line %d are imported: import the file again, it continues there", r.NextLine)
 	}

@@ -29,6 +29,7 @@ type commands struct {
 	Certs       certsCmd       `cmd:"" help:"List TLS certificates, and have them renewed."`
 	Backup      backupCmd      `cmd:"" help:"Copy a SQLite database to a file while it is served."`
 	Invoke      invokeCmd      `cmd:"" help:"Call GET /hello. The key comes from $$HELLOAPI_KEY or standard input."`
+	Man         manCmd         `cmd:"" help:"Print the manual page."`
 	Completion  completionCmd  `cmd:"" help:"Print a script that completes commands, flags and names in a shell."`
 	Complete    completeCmd    `cmd:"" hidden:"" help:"Print the names that a shell completes."`
 	Healthcheck healthcheckCmd `cmd:"" help:"Succeed if the serving process on this machine is ready."`
@@ -45,7 +46,9 @@ type database struct {
 func (d database) use(p *program, f func(backend.Database) error) (err error) {
 	p.ctx = changes.WithActor(p.ctx, person(p.getenv))
 	db, err := backend.OpenDatabase(p.ctx, d.URL)
-	if err != nil {
+	if err != nil && p.ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", errInterrupted, errNothingChanged)
+	} else if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
@@ -177,6 +180,10 @@ func describe(v *kong.Value) string {
 	return fmt.Sprintf("%s ($%s)", help, variable(v.Flag))
 }
 
+// formerVariables are what variables were called in earlier versions. One that
+// is set is a mistake: to go on without it would print a table to a program.
+var formerVariables = map[string]string{"HELLOAPI_OUTPUT": "HELLOAPI_FORMAT"}
+
 // fromEnvironment takes flags that are not given from the environment. A value
 // that does not fit is added to invalid, so that all are reported at once.
 func fromEnvironment(getenv func(string) string, invalid *[]error) kong.Resolver {
@@ -187,6 +194,9 @@ func fromEnvironment(getenv func(string) string, invalid *[]error) kong.Resolver
 		name := variable(flag)
 		value := strings.TrimSpace(getenv(name))
 		if value == "" {
+			if former := formerVariables[name]; former != "" && getenv(former) != "" {
+				*invalid = append(*invalid, fmt.Errorf("%s is not read: set %s in its place", former, name))
+			}
 			return nil, nil
 		}
 		trial := reflect.New(flag.Target.Type()).Elem()

@@ -153,6 +153,16 @@ func TestConfirmation(t *testing.T) {
 		backendtest.Exec(t, url, `INSERT INTO usage (key_id, day, writer, charged) VALUES ($1, $2, 'w1', 7), ($3, $4, 'w1', 3)`, brooks, today, eve, today)
 		backendtest.Exec(t, url, `INSERT INTO greetings (name, count) VALUES ('ann', 1)`)
 		must(t, url, "usage", "grant", "eve", "2")
+		file := write(t, "plans.yaml", "name: shop\nplans:\n  shop:\n    keys: [{name: kept, value: first-value-0123456789}, gone]\n")
+		must(t, url, "apply", "-f", file)
+		kept, gone := keyOf(t, url, "kept").ID, keyOf(t, url, "gone").ID
+		backendtest.Exec(t, url, `INSERT INTO usage (key_id, day, writer, charged) VALUES ($1, $2, 'w1', 2), ($3, $4, 'w1', 1)`, kept, today, gone, today)
+		if err := os.WriteFile(file, []byte("name: shop\nplans:\n  shop:\n    keys: [kept]\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		another := write(t, "another.yaml", "name: shop\nplans:\n  shop:\n    keys: [{name: kept, value: second-value-0123456789}]\n")
+		listing := write(t, "listing.csv", "name,key\nkept,third-value-0123456789\n")
+		counts := write(t, "counts.csv", "name,count\nann,5\n")
 		var grant int
 		if err := backendtest.SQL(t, url).QueryRow(`SELECT id FROM grants`).Scan(&grant); err != nil {
 			t.Fatal(err)
@@ -169,24 +179,29 @@ func TestConfirmation(t *testing.T) {
 		for i, test := range []struct {
 			args      []string
 			question  string
+			dryRun    string // what it prints; "": the question
 			untouched func() bool
 		}{
-			{[]string{"usage", "grants", "revoke", fmt.Sprint(grant)}, `2 requests for key "eve"`, exists(`grants`)},
-			{[]string{"usage", "grant", "eve", "6"}, `its quota itself is 5 a day`, exists(`(SELECT 1) AS one WHERE NOT EXISTS (SELECT * FROM grants)`)},
-			{[]string{"keys", "rotate", "brooks"}, `It had 7 requests in the last 30 days`, exists(`api_key_values WHERE key_id = '` + brooks + `'`)},
-			{[]string{"plans", "update", "gold", "--no-throttle"}, `1 key is on: throttle 5/s, burst 5 -> none`, exists(`plans WHERE name = 'gold' AND throttle_rate = 5`)},
-			{[]string{"keys", "delete", "brooks"}, `(customer 4711, plan gold)`, exists(`api_keys WHERE name = 'brooks'`)},
-			{[]string{"keys", "delete", "eve"}, `Not yet billed: 3 requests in ` + today[:7], exists(`api_keys WHERE name = 'eve'`)},
-			{[]string{"plans", "delete", "gold"}, `throttle none`, exists(`plans WHERE name = 'gold'`)},
-			{[]string{"greetings", "delete", "ann"}, `"ann" and its count`, exists(`greetings WHERE name = 'ann'`)},
-			{[]string{"certs", "forget"}, `CAs limit how many`, func() bool { return true }},
+			{[]string{"apply", "-f", file, "--prune"}, `Remove for good: key gone. These keys had 1 requests`, "- key gone\n0 to add, 0 to change, 1 to remove.", exists(`api_keys WHERE name = 'gone'`)},
+			{[]string{"apply", "-f", another}, `Refuse from now on the current values, which had requests in the last 30 days, of: kept.`, "~ key kept: another value", exists(`api_key_values WHERE key_id = '` + kept + `'`)},
+			{[]string{"import", "keys", listing}, `in the last 30 days, of: kept.`, "~ key kept: another value", exists(`(SELECT count(*) AS n FROM api_key_values WHERE key_id = '` + kept + `') AS c WHERE n = 2`)},
+			{[]string{"import", "greetings", counts, "--replace"}, `the highest is 1, of "ann"`, "would take 1 rows", exists(`greetings WHERE name = 'ann' AND count = 1`)},
+			{[]string{"usage", "grants", "revoke", fmt.Sprint(grant)}, `2 requests for key "eve"`, "", exists(`grants`)},
+			{[]string{"usage", "grant", "eve", "6"}, `its quota itself is 5 a day`, "", exists(`(SELECT 1) AS one WHERE NOT EXISTS (SELECT * FROM grants)`)},
+			{[]string{"keys", "rotate", "brooks"}, `It had 7 requests in the last 30 days`, "", exists(`api_key_values WHERE key_id = '` + brooks + `'`)},
+			{[]string{"plans", "update", "gold", "--no-throttle"}, `1 key is on: throttle 5/s, burst 5 -> none`, "", exists(`plans WHERE name = 'gold' AND throttle_rate = 5`)},
+			{[]string{"keys", "delete", "brooks"}, `(customer 4711, plan gold)`, "", exists(`api_keys WHERE name = 'brooks'`)},
+			{[]string{"keys", "delete", "eve"}, `Not yet billed: 3 requests in ` + today[:7], "", exists(`api_keys WHERE name = 'eve'`)},
+			{[]string{"plans", "delete", "gold"}, `throttle none`, "", exists(`plans WHERE name = 'gold'`)},
+			{[]string{"greetings", "delete", "ann"}, `"ann" and its count`, "", exists(`greetings WHERE name = 'ann'`)},
+			{[]string{"certs", "forget"}, `CAs limit how many`, "", func() bool { return true }},
 		} {
 			if _, _, err := helloapi(t, env, test.args...); err == nil || !strings.Contains(err.Error(), test.question) || !strings.Contains(err.Error(), "--yes") || !test.untouched() {
 				t.Errorf("%q without a person: %v, want %q, the way to do it, and no change", test.args, err, test.question)
 			}
-			out, _, err := helloapi(t, env, append(test.args, "--dry-run")...)
-			if err != nil || !strings.Contains(out, test.question) || !test.untouched() {
-				t.Errorf("%q --dry-run: %v, printed %s; want %q and no change", test.args, err, out, test.question)
+			out, errOut, err := helloapi(t, env, append(test.args, "--dry-run")...)
+			if want := or(test.dryRun, test.question); err != nil || !strings.Contains(out+errOut, want) || !test.untouched() {
+				t.Errorf("%q --dry-run: %v, printed %s%s; want %q and no change", test.args, err, out, errOut, want)
 			}
 			answer := []string{"n\n", "\n", "\x04"}[i%3] // Ctrl-D
 			if _, stderr, err := onTerminal(t, url, answer, test.args...); err == nil || !strings.Contains(stderr, test.question) || !test.untouched() {

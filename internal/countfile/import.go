@@ -104,6 +104,7 @@ type How struct {
 	Options
 	Replace  bool  // set the counts; else add to those that are there
 	Run      int64 // of several files whose counts are set together, not 0; 0: of this file alone
+	DryRun   bool  // only look: write nothing
 	FromLine int64 // add no line before, and all from there, whatever was added before; 0: see Import
 
 	Batch int // rows that are written in one transaction; 0: 10,000
@@ -129,7 +130,8 @@ type Result struct {
 // be, it returns ErrOnce then.
 //
 // If it fails with *LineError all rows before that line were taken, and none
-// after.
+// after. When ctx ends it finishes the batch that is being written, if there is
+// one, and returns ctx's error.
 func Import(ctx context.Context, store Store, open func() (io.Reader, error), how How) (Result, error) {
 	im := &importer{store: store, how: how, open: open, digest: newDigester()}
 	if im.how.Batch == 0 {
@@ -215,7 +217,9 @@ func (im *importer) run(ctx context.Context) error {
 	for err == nil && im.Before < im.prev.Taken {
 		im.digest.add(row.Count)
 		im.Before++
-		im.tell(im.Before, rows)
+		if err := im.tell(ctx, im.Before, rows); err != nil {
+			return err
+		}
 		row, err = rows.Next()
 	}
 	if im.digest.sum() != im.prev.Digest {
@@ -293,11 +297,10 @@ func (im *importer) match(ctx context.Context, imports []Progress, skip int64) (
 	}
 	d := newDigester()
 	for err == nil && d.n < most {
-		if d.n%1000 == 0 && ctx.Err() != nil {
-			return m, ctx.Err()
-		}
 		d.add(row.Count)
-		im.tell(skip+d.n, rows)
+		if err := im.tell(ctx, skip+d.n, rows); err != nil {
+			return m, err
+		}
 		if longer, ok := prefixes[Prefix{d.n, d.sum()}]; ok {
 			m = longer
 		}
@@ -318,21 +321,17 @@ func (im *importer) write(ctx context.Context, rows *Reader, row Row, err error)
 	if rows == nil {
 		return err
 	}
-	for n := int64(0); err == nil; row, err = rows.Next() {
-		if n++; n%1000 == 0 && ctx.Err() != nil {
-			if len(im.batch) == 0 {
-				im.line = row.Line
-			}
-			im.NextLine = im.line
-			return ctx.Err()
+	for ; err == nil; row, err = rows.Next() {
+		if len(im.batch) == 0 {
+			im.line = row.Line
 		}
 		im.digest.add(row.Count)
 		if n := im.digest.n; n&(n-1) == 0 {
 			im.prefixes = append(im.prefixes, Prefix{n, im.digest.sum()})
 		}
-		im.tell(im.digest.n, rows)
-		if len(im.batch) == 0 {
-			im.line = row.Line
+		if err := im.tell(ctx, im.digest.n, rows); err != nil {
+			im.NextLine = im.line
+			return err
 		}
 		im.batch = append(im.batch, row.Count)
 		if len(im.batch) == im.how.Batch {
@@ -367,9 +366,10 @@ func (im *importer) flush(ctx context.Context, done bool) (err error) {
 		return nil
 	}
 	rows := int64(len(im.batch))
+	ctx = context.WithoutCancel(ctx) // an interruption does not leave it unknown whether the batch is written
 	counts, err := im.merge()
 	switch {
-	case err != nil:
+	case err != nil || im.how.DryRun:
 	case im.how.Replace:
 		err = im.store.ReplaceCounts(ctx, counts, im.how.Run)
 	default:
@@ -410,9 +410,13 @@ func (im *importer) merge() ([]hello.Count, error) {
 	return counts, nil
 }
 
-// tell reports progress, not at every row.
-func (im *importer) tell(rows int64, r *Reader) {
-	if im.how.Progress != nil && rows%1000 == 0 {
+// tell reports progress, not at every row. It fails when ctx has ended.
+func (im *importer) tell(ctx context.Context, rows int64, r *Reader) error {
+	if rows%1000 != 0 {
+		return nil
+	}
+	if im.how.Progress != nil {
 		im.how.Progress(rows, r.Offset())
 	}
+	return ctx.Err()
 }

@@ -227,6 +227,39 @@ func TestImportReplaces(t *testing.T) {
 	}
 }
 
+// A dry run finds what an import would take, and what can't be used, and writes
+// nothing.
+func TestImportDryRun(t *testing.T) {
+	t.Parallel()
+	data, _ := lines(100, 30)
+	for _, replace := range []bool{false, true} {
+		m := newMemory()
+		how := countfile.How{Batch: 7, Replace: replace}
+		if _, err := countfile.Import(t.Context(), m, file(strings.Join(data[:40], "")), how); err != nil {
+			t.Fatal(err)
+		}
+		how.DryRun = true
+		want := countfile.Result{Taken: 60, Before: 40}
+		if replace {
+			want = countfile.Result{Taken: 100}
+		}
+		writes := m.writes
+		for range 2 {
+			if r, err := countfile.Import(t.Context(), m, file(strings.Join(data, "")), how); err != nil || r != want {
+				t.Errorf("replacing %v: %+v, %v; want %+v", replace, r, err, want)
+			}
+		}
+		var line *countfile.LineError
+		r, err := countfile.Import(t.Context(), m, file(strings.Join(data[:90], "")+"{\n"), how)
+		if !errors.As(err, &line) || r.NextLine != 91 {
+			t.Errorf("replacing %v, a line that can't be used: %+v, %v", replace, r, err)
+		}
+		if m.writes != writes {
+			t.Errorf("replacing %v: %d writes", replace, m.writes-writes)
+		}
+	}
+}
+
 func TestImportBadLine(t *testing.T) {
 	t.Parallel()
 	data, want := lines(100, 30)

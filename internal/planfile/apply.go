@@ -2,6 +2,8 @@ package planfile
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"time"
 )
 
@@ -24,6 +26,11 @@ type ApplyOptions struct {
 	DropLimits bool // limits may be taken from a plan with keys
 	TakeOver   bool // what belongs to another file may be changed
 
+	// Confirm, if not nil, is called with changes that remove or replace
+	// something for good, before any is made and while others can make theirs.
+	// If it fails, none is made.
+	Confirm func(Changes) error
+
 	// KeepValues, if not nil, gets the values that were made, before the keys
 	// are. If it fails, none are.
 	KeepValues func([]NewValue) error
@@ -32,16 +39,27 @@ type ApplyOptions struct {
 // Apply makes a database agree with a file. It returns what was changed, or,
 // of a dry run, what would be.
 func Apply(ctx context.Context, store Store, f *File, opts ApplyOptions) (c Changes, err error) {
-	if opts.DryRun {
+	var confirmed Changes
+	if opts.DryRun || opts.Confirm != nil {
 		s, err := store.PlanState(ctx, f.Scope())
 		if err != nil {
 			return Changes{}, err
 		}
-		return f.Diff(s, opts, time.Now())
+		if confirmed, err = f.Diff(s, opts, time.Now()); err != nil || opts.DryRun {
+			return confirmed, err
+		}
+		if confirmed.lose() {
+			if err := opts.Confirm(confirmed); err != nil {
+				return Changes{}, err
+			}
+		}
 	}
 	err = store.ApplyPlans(ctx, f.Scope(), func(s State) (_ Changes, err error) {
 		if c, err = f.Diff(s, opts, time.Now()); err != nil {
 			return Changes{}, err
+		}
+		if opts.Confirm != nil && !c.loseAs(confirmed) {
+			return Changes{}, errors.New("plans or keys were changed meanwhile, and it would remove or replace others now than those that were confirmed: apply it again")
 		}
 		if made := c.Made(); opts.KeepValues != nil && len(made) > 0 {
 			err = opts.KeepValues(made)
@@ -52,6 +70,17 @@ func Apply(ctx context.Context, store Store, f *File, opts ApplyOptions) (c Chan
 		return Changes{}, err
 	}
 	return c, nil
+}
+
+// lose reports whether c removes or replaces something for good.
+func (c Changes) lose() bool {
+	return len(c.DropKeys)+len(c.DropPlans)+len(c.SetValues) > 0
+}
+
+// loseAs reports whether c removes and replaces the same for good as other.
+func (c Changes) loseAs(other Changes) bool {
+	return slices.Equal(c.DropKeys, other.DropKeys) && slices.Equal(c.DropPlans, other.DropPlans) &&
+		slices.EqualFunc(c.SetValues, other.SetValues, func(a, b NewValue) bool { return a.Key.ID == b.Key.ID })
 }
 
 // Made returns the values that were made here, and are nowhere else.

@@ -1,6 +1,7 @@
 package planfile_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -342,5 +343,52 @@ func TestMistakes(t *testing.T) {
 	var ms *planfile.Mistakes
 	if !errors.As(err, &ms) || len(ms.List) != 20 || !strings.HasSuffix(err.Error(), "\nf: and more") {
 		t.Errorf("50 mistakes: %v", err)
+	}
+}
+
+// A changing is a store whose state is another one when a change is decided.
+type changing struct{ looked, then planfile.State }
+
+func (c changing) PlanState(context.Context, planfile.Scope) (planfile.State, error) {
+	return c.looked, nil
+}
+
+func (c changing) ApplyPlans(_ context.Context, _ planfile.Scope, decide func(planfile.State) (planfile.Changes, error)) error {
+	_, err := decide(c.then)
+	return err
+}
+
+// What is removed or replaced is what was confirmed.
+func TestApplyConfirmed(t *testing.T) {
+	t.Parallel()
+	more := state()
+	more.Keys = append(more.Keys, planfile.StoredKey{ID: "5", Name: "new", Plan: "free", MadeBy: "name:shop", Values: []planfile.StoredValue{value("new-0123456789-0123456789")}})
+	against := errors.New("against it")
+	for name, test := range map[string]struct {
+		file    string
+		then    planfile.State
+		confirm error
+		asked   int
+		want    string // of the error
+	}{
+		"nothing lost":            {before, state(), against, 0, ""},
+		"a key removed":           {strings.Replace(before, "- ann", "", 1), state(), nil, 1, ""},
+		"a value replaced":        {strings.Replace(before, valueA, "another-0123456789-0123456789", 1), state(), nil, 1, ""},
+		"against it":              {strings.Replace(before, "- ann", "", 1), state(), against, 1, "against it"},
+		"another key meanwhile":   {strings.Replace(before, "- ann", "", 1), more, nil, 1, "apply it again"},
+		"the only one, meanwhile": {before, more, nil, 0, "apply it again"},
+	} {
+		f, err := planfile.Read("plans.yaml", []byte(test.file), planfile.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := 0
+		_, err = planfile.Apply(t.Context(), changing{state(), test.then}, f, planfile.ApplyOptions{Prune: true, Confirm: func(planfile.Changes) error {
+			asked++
+			return test.confirm
+		}})
+		if asked != test.asked || (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: asked %d times, %v; want %d, %q", name, asked, err, test.asked, test.want)
+		}
 	}
 }

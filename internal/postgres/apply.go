@@ -48,7 +48,8 @@ func (db *DB) ApplyPlans(ctx context.Context, scope planfile.Scope, decide func(
 	if err := change(ctx, tx, changes); err != nil {
 		return err
 	}
-	if err := tx.Commit(ctx); err != nil {
+	// An interruption does not leave it unknown whether it is done.
+	if err := tx.Commit(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("postgres: apply: commit: %w", err)
 	}
 	return nil

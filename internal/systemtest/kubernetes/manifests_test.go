@@ -694,7 +694,7 @@ func TestPlans(t *testing.T) {
 		asked := map[string]bool{}
 		env := func(name string) string { asked[name] = true; return values[name] }
 		plans := one[*corev1.ConfigMap](t, m, pod.Volumes[0].ConfigMap.Name).Data
-		if want := main.VolumeMounts[0].MountPath + "/plans.yaml"; len(plans) != 1 || !slices.Equal(main.Args, []string{"apply", "-f", want, "--conceal"}) {
+		if want := main.VolumeMounts[0].MountPath + "/plans.yaml"; len(plans) != 1 || !slices.Equal(main.Args, []string{"apply", "-f", want, "--conceal", "--yes"}) {
 			t.Errorf("the Job runs %s", main.Args)
 		}
 		f, err := planfile.Read("plans.yaml", []byte(plans["plans.yaml"]), planfile.Options{Env: env})
