@@ -81,6 +81,9 @@ func TestPages(t *testing.T) {
 		status         int
 		allow          string
 	}{
+		{"GET", "/", 200, ""},
+		{"HEAD", "/", 200, ""},
+		{"POST", "/", 405, "GET, HEAD"},
 		{"GET", "/docs", 200, ""},
 		{"HEAD", "/docs", 200, ""},
 		{"GET", "/docs/", 200, ""},
