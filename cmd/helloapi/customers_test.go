@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -252,7 +253,7 @@ func TestUsageStandings(t *testing.T) {
 		must(t, url, "usage", "grant", "cid", "5", "--note", "sorry")
 		rows := func(args ...string) (all []string) {
 			for i, line := range strings.Split(must(t, url, append([]string{"usage", "show"}, args...)...), "\n") {
-				if f := strings.Fields(line); i > 0 {
+				if f := strings.Fields(line); i > 0 && len(f) > 7 && f[0] != "Refused" {
 					all = append(all, strings.Join(append(f[:6], f[len(f)-2:]...), " "))
 				}
 			}
@@ -283,6 +284,41 @@ func TestUsageStandings(t *testing.T) {
 		if shown := must(t, url, "keys", "show", "bob"); !strings.Contains(shown, "4 of 5 and 0 granted; 1 left") || !strings.Contains(shown, "########.. 80%") {
 			t.Errorf("keys show:\n%s", shown)
 		}
+		backendtest.Exec(t, url, `INSERT INTO refusals (key_id, day, reason, writer, refused) VALUES ($1, $2, 'throttled', 'w1', 3), ($1, $2, 'throttled', 'w2', 1), ($1, $2, 'over quota', 'w1', 2), ($1, $3, 'disabled', 'w1', 7), ('', $2, 'unknown key', 'w1', 9)`,
+			k.ID, today.Format(time.DateOnly), today.AddDate(0, 0, -1).Format(time.DateOnly))
+		for _, args := range []string{"keys show bob", "usage show bob"} {
+			if shown := must(t, url, strings.Fields(args)...); !strings.Contains(shown, "2 over quota, 4 throttled") {
+				t.Errorf("%s:\n%s", args, shown)
+			}
+		}
+		wantCSV := fmt.Sprintf("key,key_id,date,reason,refused\n,,%[1]s,unknown key,9\nbob,%[2]s,%[3]s,disabled,7\nbob,%[2]s,%[1]s,over quota,2\nbob,%[2]s,%[1]s,throttled,4",
+			today.Format(time.DateOnly), k.ID, today.AddDate(0, 0, -1).Format(time.DateOnly))
+		if got := must(t, url, "usage", "show", "--refused", "-o", "csv"); got != wantCSV {
+			t.Errorf("usage show --refused:\n%s\nwant:\n%s", got, wantCSV)
+		}
+		if got := must(t, url, "usage", "show", "bob", "--refused", "--since", today.Format(time.DateOnly)); strings.Contains(got, "disabled") || !strings.Contains(got, "throttled") || strings.Contains(got, "unknown") {
+			t.Errorf("usage show bob --refused:\n%s", got)
+		}
+		if got := must(t, url, "usage", "show", "ann", "--refused"); strings.Contains(got, "throttled") {
+			t.Errorf("usage show ann --refused:\n%s", got)
+		}
+
+		backendtest.Exec(t, url, `DELETE FROM usage WHERE key_id = $1`, k.ID)
+		backendtest.Exec(t, url, `INSERT INTO usage (key_id, day, writer, charged) VALUES ($1, '2026-01-02', 'w1', 3), ($1, '2026-01-05', 'w1', 0)`, k.ID)
+		if shown := must(t, url, "keys", "show", "bob"); !strings.Contains(shown, "2026-01-02") {
+			t.Errorf("keys show has not when it was used last:\n%s", shown)
+		}
+		if list := must(t, url, "keys", "list", "--unused", "30d"); strings.Contains(list, "bob") {
+			t.Errorf("keys list --unused 30d has a key of today:\n%s", list)
+		}
+		created := any(time.Now().AddDate(0, 0, -40))
+		if strings.HasPrefix(url, "sqlite:") {
+			created = time.Now().AddDate(0, 0, -40).UnixMilli()
+		}
+		backendtest.Exec(t, url, `UPDATE api_keys SET created_at = $1`, created)
+		if list := must(t, url, "keys", "list", "--unused", "30d"); !strings.Contains(list, "bob") || strings.Contains(list, "cid") {
+			t.Errorf("keys list --unused 30d:\n%s", list)
+		}
 		list := must(t, url, "usage", "grants", "list")
 		if !strings.Contains(list, "sorry") || !strings.Contains(list, today.AddDate(0, 0, 1).Format(time.DateOnly)+"T00:00:00Z") {
 			t.Errorf("usage grants list:\n%s", list)
@@ -291,7 +327,7 @@ func TestUsageStandings(t *testing.T) {
 		if list := must(t, url, "usage", "grants", "list", "cid"); !strings.Contains(list, "over") {
 			t.Errorf("usage grants list of an old one:\n%s", list)
 		}
-		for _, args := range []string{"show --near 80 --by day", "show --near 101", "show --by year", "grants list nobody", "grants revoke 99 --yes", "show nobody"} {
+		for _, args := range []string{"show --near 80 --by day", "show --near 101", "show --by year", "grants list nobody", "grants revoke 99 --yes", "show nobody", "show nobody --refused", "show --refused --near 5"} {
 			if _, _, err := helloapi(t, map[string]string{"DATABASE_URL": url}, append([]string{"usage"}, strings.Fields(args)...)...); err == nil {
 				t.Errorf("usage %s succeeded", args)
 			}

@@ -12,6 +12,7 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
 	"helloapi/internal/clock"
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 )
 
@@ -437,7 +438,12 @@ func showKey(p *program, db backend.Database, o output, key apikey.Key) error {
 	if err != nil {
 		return err
 	}
+	last, err := limits.LastCharged(p.ctx, db.Conn())
+	if err != nil {
+		return err
+	}
 	shown := keyJSON(key, time.Now())
+	shown.LastUsed = last[key.ID]
 	if len(at) > 0 {
 		shown.Usage = &at[0]
 	}
@@ -460,7 +466,9 @@ func showKey(p *program, db backend.Database, o output, key apikey.Key) error {
 			t.row("", u.bar())
 			t.row("resets", u.ResetsAt.Format(time.RFC3339))
 		}
+		t.row("refused", u.describeRefused())
 	}
+	t.row("last used", or(string(shown.LastUsed), "never"))
 	t.row("description", or(shown.Description, "-"))
 	t.row("customer id", or(shown.CustomerID, "-"))
 	t.row("created", shown.CreatedAt.Format(time.RFC3339))
@@ -527,6 +535,7 @@ type keysListCmd struct {
 	Status     string `variable:"HELLOAPI_LIST_STATUS" enum:",ok,disabled,expired,no-plan" default:"" help:"Only keys of this status: ok, disabled, expired or no-plan."`
 	CustomerID string `variable:"HELLOAPI_LIST_CUSTOMER_ID" help:"Only keys of this customer."`
 	Expiring   string `variable:"HELLOAPI_LIST_EXPIRING" placeholder:"TIME" help:"Only keys that expire within so long from now: 36h, 7d."`
+	Unused     string `variable:"HELLOAPI_LIST_UNUSED" placeholder:"TIME" help:"Only keys that are older than so long and were not charged since: 90d."`
 	Search     string `variable:"HELLOAPI_LIST_SEARCH" placeholder:"TEXT" help:"Only keys with this text in their name, description, customer id or id, in capitals or not."`
 }
 
@@ -539,35 +548,49 @@ func (c *keysListCmd) Run(p *program) error {
 			return fmt.Errorf("--expiring %q: must be how long from now, such as 36h or 7d", c.Expiring)
 		}
 	}
+	unusedSince := time.Time{}
+	if c.Unused != "" {
+		after, ok := afterNow(c.Unused, now)
+		if unusedSince = now.Add(-after.Sub(now)); !ok || unusedSince.After(now) {
+			return fmt.Errorf("--unused %q: must be how long, such as 36h or 90d", c.Unused)
+		}
+	}
 	return c.use(p, func(db backend.Database) error {
 		keys, err := db.Keys(p.ctx)
 		if err != nil {
 			return err
 		}
+		last, err := limits.LastCharged(p.ctx, db.Conn())
+		if err != nil {
+			return err
+		}
 		shown := make([]keyInfo, 0, len(keys))
 		for _, k := range keys {
-			if info := keyJSON(k, now); c.matches(info, now, expiring) {
+			info := keyJSON(k, now)
+			info.LastUsed = last[k.ID]
+			if c.matches(info, now, expiring, unusedSince) {
 				shown = append(shown, info)
 			}
 		}
 		if c.Output == "json" {
 			return printJSON(p.stdout, shown)
 		}
-		t := newTable(p.stdout, "NAME", "VALUE", "PLAN", "STATUS", "CUSTOMER", "EXPIRES", "DESCRIPTION")
+		t := newTable(p.stdout, "NAME", "VALUE", "PLAN", "STATUS", "CUSTOMER", "LAST USED", "EXPIRES", "DESCRIPTION")
 		for _, k := range shown {
-			t.row(or(k.Name, k.ID), k.ValuePrefix+"…", or(k.Plan, "-"), k.Status, or(k.CustomerID, "-"), shortDate(k.ExpiresAt), k.Description)
+			t.row(or(k.Name, k.ID), k.ValuePrefix+"…", or(k.Plan, "-"), k.Status, or(k.CustomerID, "-"), or(string(k.LastUsed), "never"), shortDate(k.ExpiresAt), k.Description)
 		}
 		return t.Flush()
 	})
 }
 
 // matches reports whether a key is one that was asked for.
-func (c *keysListCmd) matches(k keyInfo, now, expiring time.Time) bool {
+func (c *keysListCmd) matches(k keyInfo, now, expiring, unusedSince time.Time) bool {
 	contains := func(s string) bool { return strings.Contains(strings.ToLower(s), strings.ToLower(c.Search)) }
 	return (c.Plan == "" || k.Plan == c.Plan) &&
 		(c.Status == "" || strings.ReplaceAll(k.Status, " ", "-") == c.Status) &&
 		(c.CustomerID == "" || k.CustomerID == c.CustomerID) &&
 		(c.Expiring == "" || k.ExpiresAt != nil && k.ExpiresAt.After(now) && !k.ExpiresAt.After(expiring)) &&
+		(c.Unused == "" || k.CreatedAt.Before(unusedSince) && k.LastUsed < plan.DateOf(unusedSince.UTC())) &&
 		(c.Search == "" || contains(k.Name) || contains(k.Description) || contains(k.CustomerID) || contains(k.ID))
 }
 
@@ -591,8 +614,9 @@ type keyInfo struct {
 	CustomerID  string      `json:"customerId,omitempty"`
 	CreatedAt   time.Time   `json:"createdAt"`
 	ExpiresAt   *time.Time  `json:"expiresAt,omitempty"`
-	MadeBy      string      `json:"madeBy,omitempty"` // the file that did
-	Usage       *standing   `json:"usage,omitempty"`  // only of one key
+	LastUsed    plan.Date   `json:"lastUsed,omitempty"` // the day of the last charge; only of keys show and list
+	MadeBy      string      `json:"madeBy,omitempty"`   // the file that did
+	Usage       *standing   `json:"usage,omitempty"`    // only of one key
 	Values      []valueInfo `json:"values,omitempty"`
 }
 

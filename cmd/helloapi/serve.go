@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ import (
 	"helloapi/internal/logbuf"
 	"helloapi/internal/plan"
 	"helloapi/internal/planfile"
+	"helloapi/internal/refusals"
 	"helloapi/internal/server"
 	"helloapi/internal/web"
 )
@@ -214,11 +216,12 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		Help: "Log records that were dropped because nobody read them in time, or that could not be written.",
 	}, func() float64 { return float64(logs.Dropped()) }))
 	metrics.MustRegister(srv.Connections(), stores, stores.KeyCache, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	ctx, stop := context.WithCancel(p.ctx)
+	ctx, stop := context.WithCancel(context.WithoutCancel(p.ctx)) // until the last request has its answer
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer stop()
 	db := stores.Conn()
+	refused := refusals.New(db, rand.Text(), stores.KeyCache.Now, log)
 	answers := idempotency.New(db, stores.KeyCache.Now, c.RequestTimeout)
 	config := api.Config{
 		Greetings:          stores,
@@ -226,6 +229,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		Answers:            answers,
 		Keys:               stores.KeyCache,
 		Limits:             stores.Limits,
+		Refusals:           refused,
 		Log:                log,
 		Metrics:            web.NewMetrics(metrics),
 		CORSAllowedOrigins: c.CORSAllowedOrigins,
@@ -238,6 +242,11 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		return errors.Join(err, srv.Close())
 	}
 	background.Go(func() { answers.Run(ctx) })
+	background.Go(func() {
+		if err := refused.Run(ctx); err != nil {
+			log.Error("refusals of the last second are lost", "error", err)
+		}
+	})
 	handlers := server.Handlers{API: public}
 	operator := admin.Config{
 		Ready: stores.Ready, Draining: srv.Draining, Metrics: metrics, Pprof: c.Pprof, Version: version(), About: stores.About,

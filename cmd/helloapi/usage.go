@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"helloapi/internal/backend"
 	"helloapi/internal/clock"
 	"helloapi/internal/plan"
+	"helloapi/internal/refusals"
 )
 
 type usageCmd struct {
@@ -23,13 +26,14 @@ type usageCmd struct {
 
 type usageShowCmd struct {
 	database
-	Key    string `arg:"" optional:"" complete:"keys" help:"Only of one key: its name, or its id."`
-	KeyOld string `name:"key" hidden:"" variable:"HELLOAPI_USAGE_KEY" placeholder:"KEY" help:"As the argument."`
-	By     string `enum:",day,month" default:"" help:"What was charged by day or month, with customer and plan as they were then, in place of the current windows."`
-	Near   int    `placeholder:"PERCENT" help:"Only keys that used that much of their quota or more, such as 80."`
-	Since  string `placeholder:"DATE" help:"The first day (2006-01-02); implies --by day. Default: 30 days ago, or for months a year."`
-	Until  string `placeholder:"DATE" help:"The last day; implies --by day. Default: today."`
-	Output string `short:"o" aliases:"format" enum:"table,json,csv" default:"table" help:"How to print: table, json or csv. CSV implies --by day."`
+	Key     string `arg:"" optional:"" complete:"keys" help:"Only of one key: its name, or its id."`
+	KeyOld  string `name:"key" hidden:"" variable:"HELLOAPI_USAGE_KEY" placeholder:"KEY" help:"As the argument."`
+	By      string `enum:",day,month" default:"" help:"What was charged by day or month, with customer and plan as they were then, in place of the current windows."`
+	Refused bool   `help:"How many requests were refused, by day and reason; \"-\" are those without a known key."`
+	Near    int    `placeholder:"PERCENT" help:"Only keys that used that much of their quota or more, such as 80."`
+	Since   string `placeholder:"DATE" help:"The first day (2006-01-02); implies --by day. Default: 30 days ago, or for months a year."`
+	Until   string `placeholder:"DATE" help:"The last day; implies --by day. Default: today."`
+	Output  string `short:"o" aliases:"format" enum:"table,json,csv" default:"table" help:"How to print: table, json or csv. CSV implies --by day."`
 }
 
 // Validate is called when the flags have been read.
@@ -37,7 +41,10 @@ func (c *usageShowCmd) Validate() error {
 	if c.KeyOld != "" && c.Key == "" {
 		c.Key = c.KeyOld
 	}
-	if c.By == "" && (c.Since != "" || c.Until != "" || c.Output == "csv") {
+	if c.Refused && (c.By == "month" || c.Near > 0) {
+		return errors.New("--refused is by day, of all keys or one: leave out --by month and --near")
+	}
+	if c.By == "" && (c.Refused || c.Since != "" || c.Until != "" || c.Output == "csv") {
 		c.By = "day"
 	}
 	if c.Near < 0 || c.Near > 100 {
@@ -54,8 +61,73 @@ func (c *usageShowCmd) Run(p *program) error {
 		if c.By == "" {
 			return c.showStandings(p, db)
 		}
+		if c.Refused {
+			return c.showRefusals(p, db)
+		}
 		return c.showCharges(p, db)
 	})
+}
+
+// A refusedInfo is how many requests of a key were refused on a day, as it is
+// shown.
+type refusedInfo struct {
+	Key     string    `json:"key"`   // its name; "" if it has none, or is deleted
+	KeyID   string    `json:"keyId"` // "": without a known key
+	Date    plan.Date `json:"date"`
+	Reason  string    `json:"reason"`
+	Refused int64     `json:"refused"`
+}
+
+func (c *usageShowCmd) showRefusals(p *program, db backend.Database) error {
+	first, next, err := c.days(clock.Now())
+	if err != nil {
+		return err
+	}
+	keys, err := db.Keys(p.ctx)
+	if err != nil {
+		return err
+	}
+	names := make(map[string]string, len(keys))
+	var id string
+	for _, k := range keys {
+		names[k.ID] = k.Name
+		if k.Name == c.Key || id == "" && k.ID == c.Key {
+			id = k.ID
+		}
+	}
+	var totals []refusals.Total
+	if c.Key == "" {
+		totals, err = refusals.List(p.ctx, db.Conn(), first, next)
+	} else {
+		totals, err = refusals.OfKey(p.ctx, db.Conn(), cmp.Or(id, c.Key), first, next)
+	}
+	if err != nil {
+		return err
+	}
+	if c.Key != "" && id == "" && len(totals) == 0 {
+		return noKey(c.Key)
+	}
+	shown := make([]refusedInfo, len(totals))
+	for i, t := range totals {
+		shown[i] = refusedInfo{names[t.KeyID], t.KeyID, t.Date, t.Reason, t.Refused}
+	}
+	switch c.Output {
+	case "json":
+		return printJSON(p.stdout, shown)
+	case "csv":
+		w := csv.NewWriter(p.stdout)
+		_ = w.Write([]string{"key", "key_id", "date", "reason", "refused"}) // kept until Error
+		for _, r := range shown {
+			_ = w.Write([]string{csvCell(r.Key), r.KeyID, string(r.Date), r.Reason, strconv.FormatInt(r.Refused, 10)})
+		}
+		w.Flush()
+		return w.Error()
+	}
+	t := newTable(p.stdout, "KEY", "DAY", "REASON", "REFUSED")
+	for _, r := range shown {
+		t.row(cmp.Or(r.Key, r.KeyID, "-"), string(r.Date), r.Reason, strconv.FormatInt(r.Refused, 10))
+	}
+	return t.Flush()
 }
 
 // A usageInfo is a key's usage on a day or in a month, as it is shown: with the
@@ -181,6 +253,8 @@ type standing struct {
 	Remaining  *int64     `json:"remaining,omitempty"`
 	Since      time.Time  `json:"since"`
 	ResetsAt   *time.Time `json:"resetsAt,omitempty"`
+
+	Refused map[string]int64 `json:"refused,omitempty"` // requests on the window's days, by reason
 }
 
 // standings returns where keys stand; those without a plan are left out. What
@@ -223,15 +297,33 @@ func standings(p *program, db backend.Database, keys []apikey.Key) ([]standing, 
 	if err != nil {
 		return nil, err
 	}
+	var totals []refusals.Total
+	if id == "" {
+		totals, err = refusals.List(p.ctx, db.Conn(), all.first, all.next)
+	} else {
+		totals, err = refusals.OfKey(p.ctx, db.Conn(), id, all.first, all.next)
+	}
+	if err != nil {
+		return nil, err
+	}
 	used := map[string]int64{}
 	for _, c := range charges {
 		if d := windows[c.KeyID]; d.first <= c.Date && c.Date < d.next {
 			used[c.KeyID] += c.Charged
 		}
 	}
+	refused := map[string]map[string]int64{}
+	for _, t := range totals {
+		if d := windows[t.KeyID]; d.first <= t.Date && t.Date < d.next {
+			if refused[t.KeyID] == nil {
+				refused[t.KeyID] = map[string]int64{}
+			}
+			refused[t.KeyID][t.Reason] += t.Refused
+		}
+	}
 	for i := range shown {
 		s := &shown[i]
-		s.Used = used[s.KeyID]
+		s.Used, s.Refused = used[s.KeyID], refused[s.KeyID]
 		if s.Limit != nil {
 			left := max(0, *s.Limit+s.Granted-s.Used)
 			s.Remaining = &left
@@ -264,6 +356,16 @@ func (s standing) describe() string {
 		return fmt.Sprintf("%d today", s.Used)
 	}
 	return fmt.Sprintf("%d of %d and %d granted; %d left", s.Used, *s.Limit, s.Granted, *s.Remaining)
+}
+
+// describeRefused says how many requests were refused, and why: "3 throttled, 2
+// over quota", or "none".
+func (s standing) describeRefused() string {
+	var parts []string
+	for _, reason := range slices.Sorted(maps.Keys(s.Refused)) {
+		parts = append(parts, fmt.Sprintf("%d %s", s.Refused[reason], reason))
+	}
+	return cmp.Or(strings.Join(parts, ", "), "none")
 }
 
 func (c *usageShowCmd) showStandings(p *program, db backend.Database) error {
@@ -302,7 +404,13 @@ func (c *usageShowCmd) showStandings(p *program, db backend.Database) error {
 		t.row(or(s.Key, s.KeyID), s.Plan, strconv.FormatInt(s.Used, 10), strconv.FormatInt(*s.Limit, 10), strconv.FormatInt(s.Granted, 10),
 			strconv.FormatInt(*s.Remaining, 10), howLong(s.ResetsAt.Sub(clock.Now())), s.bar())
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil || c.Key == "" {
+		return err
+	}
+	for _, s := range shown {
+		fmt.Fprintf(p.stdout, "\nRefused in this window: %s.\n", s.describeRefused())
+	}
+	return nil
 }
 
 // howLong says a duration in its two largest units: "in 3d4h".

@@ -19,6 +19,7 @@ import (
 	"helloapi/internal/limits"
 	"helloapi/internal/meter"
 	"helloapi/internal/pages"
+	"helloapi/internal/refusals"
 	"helloapi/internal/web"
 )
 
@@ -29,6 +30,7 @@ type Config struct {
 	Answers   *idempotency.Answers // to requests that are repeated
 	Keys      Keys
 	Limits    *limits.Limits
+	Refusals  *refusals.Recorder // nil: what is refused is not recorded
 
 	Log     *slog.Logger
 	Metrics *web.Metrics
@@ -48,7 +50,7 @@ type Keys interface {
 // New returns the public API: the endpoints of this map, and any others. It
 // fails, and names the endpoint, where one of them could not answer.
 func New(c Config, others ...Endpoint) (http.Handler, error) {
-	m := meter.New(c.Limits)
+	m := meter.New(c.Limits, c.Refusals)
 	endpoints := append([]Endpoint{
 		{Method: "GET", Path: "/hello", Handler: with(hello.Handler, c.Greetings), Idempotent: true, OpenAPI: hello.OpenAPI},
 		{Method: "GET", Path: "/usage", Handler: m.Usage, Free: true, OpenAPI: meter.OpenAPI}, // works even when the quota is used up
@@ -66,7 +68,7 @@ func New(c Config, others ...Endpoint) (http.Handler, error) {
 	r.Use(web.NormalizePath) // /hello/ and /%68ello are /hello
 	r.NotFound(web.Handler(web.NoRoute).ServeHTTP)
 	r.MethodNotAllowed(web.MethodNotAllowed(r).ServeHTTP)
-	keyed := r.With(apikey.Require(c.Keys, c.Keys.Now)) // 403
+	keyed := r.With(apikey.Require(c.Keys, c.Keys.Now, c.Refusals.Add)) // 403
 	for _, e := range endpoints {
 		h := e.metered(m, c.Answers)
 		if e.MaxBody != 0 { // before what reads the body to find a repeat

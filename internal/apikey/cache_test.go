@@ -1089,7 +1089,7 @@ func TestRequireRefusesAlikeInTime(t *testing.T) {
 	provenForGood(<-s.watched)
 
 	h := web.Observe(slog.New(slog.NewJSONHandler(io.Discard, nil)), web.NewMetrics(prometheus.NewRegistry()))(
-		apikey.Require(cache, cache.Now)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("one was let in") })))
+		apikey.Require(cache, cache.Now, func(*apikey.Key, string) {})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("one was let in") })))
 	ask := func(value string) (*httptest.ResponseRecorder, time.Duration) {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header.Set(apikey.Header, value)

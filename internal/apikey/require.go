@@ -29,11 +29,12 @@ func NewContext(ctx context.Context, key *Key) context.Context {
 
 // Require lets in requests with a key that may call. To all others it answers
 // 403 alike, whatever the reason, and notes the reason for the operator; where
-// keys can't be asked it answers 503. Keys expire by the clock now.
-func Require(keys Finder, now func() time.Time) func(http.Handler) http.Handler {
+// keys can't be asked it answers 503. Keys expire by the clock now. refused is
+// told each reason, and the key if one is known.
+func Require(keys Finder, now func() time.Time, refused func(key *Key, reason string)) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			key, refused, err := find(r, keys, now)
+			key, reason, err := find(r, keys, now)
 			if err != nil {
 				web.Fail(w, r, web.Unavailable(err))
 				return
@@ -45,8 +46,9 @@ func Require(keys Finder, now func() time.Time) func(http.Handler) http.Handler 
 					rec.Plan = key.Plan.Name
 				}
 			}
-			if refused != "" {
-				rec.Refused = refused
+			if reason != "" {
+				rec.Refused = reason
+				refused(key, reason)
 				web.Fail(w, r, &web.Error{Status: http.StatusForbidden, Type: "ForbiddenException"})
 				return
 			}

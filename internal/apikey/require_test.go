@@ -53,7 +53,7 @@ func knows(t *testing.T, k *apikey.Key) *finder {
 func send(t *testing.T, keys apikey.Finder, next http.HandlerFunc, values ...string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
 	var log bytes.Buffer
-	h := web.Observe(slog.New(slog.NewJSONHandler(&log, nil)), web.NewMetrics(prometheus.NewRegistry()))(apikey.Require(keys, time.Now)(next))
+	h := web.Observe(slog.New(slog.NewJSONHandler(&log, nil)), web.NewMetrics(prometheus.NewRegistry()))(apikey.Require(keys, time.Now, func(*apikey.Key, string) {})(next))
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	for _, v := range values {
 		r.Header.Add("x-api-key", v)
@@ -224,7 +224,7 @@ func TestRequireClock(t *testing.T) {
 		{"expired there as well", now.Add(-time.Hour), http.StatusForbidden},
 	} {
 		keys := knows(t, &apikey.Key{ID: "1", Plan: &plan.Plan{Name: "free"}, Enabled: true, ExpiresAt: tt.expires})
-		h := apikey.Require(keys, func() time.Time { return now.Add(-time.Hour) })(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		h := apikey.Require(keys, func() time.Time { return now.Add(-time.Hour) }, func(*apikey.Key, string) {})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header.Set(apikey.Header, value)
 		w := httptest.NewRecorder()

@@ -2,11 +2,13 @@ package backendtest
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -30,6 +32,7 @@ import (
 	"helloapi/internal/limits"
 	"helloapi/internal/memmeter"
 	"helloapi/internal/plan"
+	"helloapi/internal/refusals"
 	"helloapi/internal/web"
 )
 
@@ -123,6 +126,7 @@ func (d *deployment) serve(t testing.TB, b *backend.Backend, change func(*api.Co
 	cfg := api.Config{
 		Greetings: b, DB: db, Answers: idempotency.New(db, b.KeyCache.Now, requestTimeout), Keys: b.KeyCache, Limits: b.Limits,
 		Log: d.cfg.Log, Metrics: web.NewMetrics(prometheus.NewRegistry()),
+		Refusals:           refusals.New(db, rand.Text(), b.KeyCache.Now, d.cfg.Log),
 		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: requestTimeout, Pages: true,
 	}
 	if change != nil {
@@ -716,8 +720,9 @@ type usage struct {
 	}
 	Throttle *plan.Throttle
 	Days     []struct {
-		Date string
-		Used int64
+		Date    string
+		Refused map[string]int64
+		Used    int64
 	}
 }
 
@@ -757,8 +762,8 @@ func testUsageEndpoint(t *testing.T, d *deployment) {
 	// It is not charged, answers when the quota is spent, and is throttled.
 	d.hello(t, key, "brooks").want(t, 200, "Hello brooks #3!")
 	d.hello(t, key, "brooks").want(t, 429, "Limit Exceeded")
-	if u := d.usage(t, key); u.Quota.Used != 3 || u.Quota.Remaining != 0 {
-		t.Errorf("with the quota spent: %+v", *u.Quota)
+	if u := d.usage(t, key); u.Quota.Used != 3 || u.Quota.Remaining != 0 || !maps.Equal(u.Days[0].Refused, map[string]int64{"over quota": 1}) {
+		t.Errorf("with the quota spent: %+v %+v", *u.Quota, u.Days)
 	}
 	var last answer
 	for range 12 {

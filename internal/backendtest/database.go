@@ -60,6 +60,7 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"NotMigrated":       testNotMigrated,
 		"Rows":              testRows,
 		"Changes":           testChanges,
+		"Refusals":          testRefusals,
 		"ChangesColumns":    testChangesColumns,
 		"ChangesTogether":   testChangesTogether,
 		"Close":             testClose,

@@ -2,8 +2,10 @@ package limits
 
 import (
 	"context"
+	"fmt"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/database"
 	"helloapi/internal/plan"
 )
 
@@ -12,6 +14,8 @@ type Usage struct {
 	Window plan.Window // the quota's; the zero Window without one
 	Limit  int64       // with grants
 	Used   int64       // in the window
+	Since  plan.Date   // the first of the last days
+	Today  plan.Date   // and the last
 	Days   []DayUsed   // the last ones, without those on which nothing was used
 }
 
@@ -51,8 +55,8 @@ func (l *Limits) Usage(ctx context.Context, key *apikey.Key, days int) (u Usage,
 	if err := l.ledger.write(ctx); err != nil {
 		return u, err
 	}
-	since := today.AddDays(1 - days)
-	charged, err := l.ledger.store.DailyUsage(ctx, key.ID, min(first, since), next)
+	u.Since, u.Today = today.AddDays(1-days), today
+	charged, err := l.ledger.store.DailyUsage(ctx, key.ID, min(first, u.Since), next)
 	if err != nil {
 		return u, err
 	}
@@ -60,7 +64,7 @@ func (l *Limits) Usage(ctx context.Context, key *apikey.Key, days int) (u Usage,
 		if d.Date >= first {
 			u.Used += d.Charged
 		}
-		if d.Date < since {
+		if d.Date < u.Since {
 			continue
 		}
 		if n := len(u.Days); n > 0 && u.Days[n-1].Date == d.Date { // on another account
@@ -70,4 +74,25 @@ func (l *Limits) Usage(ctx context.Context, key *apikey.Key, days int) (u Usage,
 		u.Days = append(u.Days, DayUsed{d.Date, d.Charged})
 	}
 	return u, nil
+}
+
+// LastCharged returns the day on which each key was charged last, by ID, of all
+// keys that were.
+func LastCharged(ctx context.Context, db *database.DB) (map[string]plan.Date, error) {
+	type row struct {
+		keyID string
+		day   *plan.Date
+	}
+	rows, err := database.List(ctx, db, func(r *row) []any { return []any{&r.keyID, &r.day} }, `
+		SELECT k.id, CAST((SELECT max(u.day) FROM usage u WHERE u.key_id = k.id AND u.charged > 0) AS text) FROM api_keys k`)
+	if err != nil {
+		return nil, fmt.Errorf("find when keys were charged last: %w", err)
+	}
+	last := map[string]plan.Date{}
+	for _, r := range rows {
+		if r.day != nil {
+			last[r.keyID] = *r.day
+		}
+	}
+	return last, nil
 }

@@ -12,14 +12,18 @@ import (
 	"helloapi/internal/apikey"
 	"helloapi/internal/limits"
 	"helloapi/internal/plan"
+	"helloapi/internal/refusals"
 	"helloapi/internal/web"
 )
 
 // A Meter holds requests to the limits.
-type Meter struct{ limits *limits.Limits }
+type Meter struct {
+	limits   *limits.Limits
+	refusals *refusals.Recorder
+}
 
-// New returns a Meter.
-func New(l *limits.Limits) *Meter { return &Meter{l} }
+// New returns a Meter. What it refuses is recorded in r, if that is not nil.
+func New(l *limits.Limits, r *refusals.Recorder) *Meter { return &Meter{l, r} }
 
 // Enforce lets a request through if its key's throttle and then its quota
 // permit, and answers 429 if not, 503 if that can't be found out. What is let
@@ -45,7 +49,7 @@ func (m *Meter) metered(next http.Handler, take taker, cost int64) http.Handler 
 		}
 		setPolicy(w.Header(), d)
 		if d.Refused != "" {
-			web.Fail(w, r, refusal(w.Header(), d))
+			m.refuse(w, r, d)
 			return
 		}
 		if d.HasQuota {
@@ -106,11 +110,21 @@ func (m *Meter) throttled(next http.Handler, otherwise *plan.Throttle) http.Hand
 			web.Fail(w, r, failure(err))
 		case d.Refused != "":
 			setPolicy(w.Header(), d)
-			web.Fail(w, r, refusal(w.Header(), d))
+			m.refuse(w, r, d)
 		default:
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+// reasons are what refusals by a limit are recorded as.
+var reasons = map[limits.Limit]string{limits.Throttle: "throttled", limits.Quota: "over quota"}
+
+func (m *Meter) refuse(w http.ResponseWriter, r *http.Request, d limits.Decision) {
+	reason := reasons[d.Refused]
+	web.RecordOf(r.Context()).Refused = reason
+	m.refusals.Add(apikey.From(r.Context()), reason)
+	web.Fail(w, r, refusal(w.Header(), d))
 }
 
 // refusal is the answer to a request over a limit.

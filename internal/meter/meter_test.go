@@ -113,11 +113,11 @@ func newEndpoint(q *plan.Quota, t *plan.Throttle) *endpoint {
 	e.limits = limits.New(limits.Config{Local: e.counters, Usage: e.usage, Replica: "me", Log: log})
 	served := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve.ServeHTTP(w, r) })
 	mux := http.NewServeMux()
-	m := New(e.limits)
+	m := New(e.limits, nil)
 	mux.Handle("/", m.Enforce(1)(served))
 	mux.Handle("/twice", m.Throttle(m.Charge(1)(served))) // as an endpoint that can be repeated
 	mux.Handle("/usage", m.Free(web.Handler(m.Usage)))
-	e.h = apikey.Require(finder{&apikey.Key{ID: "1", Name: "first", Plan: e.plan, Enabled: true}}, time.Now)(mux)
+	e.h = apikey.Require(finder{&apikey.Key{ID: "1", Name: "first", Plan: e.plan, Enabled: true}}, time.Now, func(*apikey.Key, string) {})(mux)
 	e.h = web.Observe(log, web.NewMetrics(prometheus.NewRegistry()))(web.Recover(e.h))
 	return e
 }

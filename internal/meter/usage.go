@@ -1,12 +1,17 @@
 package meter
 
 import (
+	"cmp"
 	_ "embed"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/limits"
 	"helloapi/internal/plan"
+	"helloapi/internal/refusals"
 	"helloapi/internal/web"
 )
 
@@ -36,22 +41,24 @@ type quotaAnswer struct {
 }
 
 type dayAnswer struct {
-	Date plan.Date `json:"date"`
-	Used int64     `json:"used"`
+	Date    plan.Date        `json:"date"`
+	Used    int64            `json:"used"`
+	Refused map[string]int64 `json:"refused,omitempty"` // requests, by reason
 }
 
 // Usage answers GET /usage with where a key stands: what it used of its quota
-// in this window, and on each of the last 30 days.
+// in this window, and what was charged and refused on each of the last 30 days.
 func (m *Meter) Usage(w http.ResponseWriter, r *http.Request) error {
 	key := apikey.From(r.Context())
 	u, err := m.limits.Usage(r.Context(), key, usageDays)
 	if err != nil {
 		return web.Unavailable(err)
 	}
-	answer := usageAnswer{Plan: key.Plan.Name, Throttle: key.Plan.Throttle, Days: []dayAnswer{}}
-	for _, d := range u.Days {
-		answer.Days = append(answer.Days, dayAnswer(d))
+	refused, err := m.refusals.OfKey(r.Context(), key.ID, u.Since, u.Today.Next())
+	if err != nil {
+		return web.Unavailable(err)
 	}
+	answer := usageAnswer{Plan: key.Plan.Name, Throttle: key.Plan.Throttle, Days: daysOf(u.Days, refused)}
 	if q := key.Plan.Quota; q != nil {
 		answer.Quota = &quotaAnswer{
 			Quota: *q, Granted: u.Limit - q.Limit,
@@ -59,4 +66,23 @@ func (m *Meter) Usage(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	return web.JSON(w, http.StatusOK, answer)
+}
+
+// daysOf returns the days on which a key was charged or refused, in order.
+func daysOf(used []limits.DayUsed, refused []refusals.Total) []dayAnswer {
+	days := map[plan.Date]dayAnswer{}
+	for _, d := range used {
+		days[d.Date] = dayAnswer{Date: d.Date, Used: d.Used}
+	}
+	for _, t := range refused {
+		d := days[t.Date]
+		if d.Date = t.Date; d.Refused == nil {
+			d.Refused = map[string]int64{}
+		}
+		d.Refused[t.Reason] = t.Refused
+		days[t.Date] = d
+	}
+	list := slices.AppendSeq([]dayAnswer{}, maps.Values(days)) // in JSON [] and not null
+	slices.SortFunc(list, func(a, b dayAnswer) int { return cmp.Compare(a.Date, b.Date) })
+	return list
 }

@@ -24,6 +24,7 @@ var rights = map[string]string{
 	"changes":                  "SELECT, DELETE", // old rows go
 	"greeting_imports":         "",               // nothing
 	"greeting_import_prefixes": "",
+	"refusals":                 "SELECT, INSERT, UPDATE, DELETE", // old rows go
 	"replicas":                 "SELECT, INSERT, UPDATE, DELETE",
 	"usage":                    "SELECT, INSERT, UPDATE, DELETE", // old rows are folded
 	"certificates":             "SELECT, INSERT, UPDATE",
