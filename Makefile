@@ -100,6 +100,10 @@ deploy: ## Bring the cluster of kubectl to OVERLAY (local), and wait until it se
 e2e-kubernetes: ## Try overlays/local on the cluster of kubectl, which must have its images
 	cd $(SYSTEMTEST) && go test -tags e2e -count=1 -timeout 40m -v -run TestCluster ./kubernetes
 
+.PHONY: screenshots
+screenshots: ## Take the pictures of the README from the running program (needs Chromium); ALL=DIR: one of each state, to look at
+	cd $(SYSTEMTEST) && go run ./browser/screenshots $(if $(ALL),$(abspath $(ALL)))
+
 .PHONY: bench
 bench: ## Measure beside a bare handler, a naive version and pgbench, in 8 minutes; BENCH=short: in one
 	DURABLE=1 internal/backendtest/with-servers go run ./internal/bench $(if $(filter short,$(BENCH)),-short)

@@ -32,7 +32,6 @@ const (
 	html       = "text/html; charset=utf-8"
 	css        = "text/css; charset=utf-8"
 	javascript = "text/javascript; charset=utf-8"
-	png        = "image/png"
 	svg        = "image/svg+xml"
 	json       = "application/json"
 )
@@ -46,7 +45,6 @@ func New(document []byte) ([]*Page, error) {
 	s.file("/assets/docs.js", javascript, "docs.js")
 	s.swagger("/assets/swagger-ui.css", css, "swagger-ui.css.gz")
 	s.swagger("/assets/swagger-ui.js", javascript, "swagger-ui-bundle.js.gz")
-	s.swagger("/assets/favicon.png", png, "favicon-32x32.png")
 
 	s.file("/assets/try.css", css, "try.css")
 	s.file("/assets/try.js", javascript, "try.js")

@@ -210,6 +210,20 @@ func (p *Page) Greet() error {
 	return p.Do(chromedp.Click(chromedp.ID("send")), Until(`document.querySelector('#send:not([aria-disabled])')`))
 }
 
+// Screenshot returns a picture of the whole page, as PNG.
+func (p *Page) Screenshot() ([]byte, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.FullScreenshot(100))
+}
+
+// Screen returns a picture of what is on the screen, as PNG.
+func (p *Page) Screen() ([]byte, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	return chromedp.Run(ctx, chromedp.CaptureScreenshot())
+}
+
 // Until waits until a JavaScript expression is true.
 func Until(expression string) chromedp.Action[chromedp.Void] {
 	return func(ctx context.Context, t *chromedp.Target) (chromedp.Void, error) {
