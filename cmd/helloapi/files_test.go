@@ -25,7 +25,7 @@ func stored(t testing.TB, db backend.Database) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	counts, err := db.TopGreetings(t.Context(), 100)
+	counts, err := db.Greetings.Top(t.Context(), 100)
 	if err != nil {
 		t.Fatal(err)
 	}

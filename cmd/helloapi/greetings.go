@@ -29,12 +29,12 @@ func (c *greetingsTopCmd) Validate() error {
 
 func (c *greetingsTopCmd) Run(p *program) error {
 	return c.use(p, func(db backend.Database) error {
-		counts, err := db.TopGreetings(p.ctx, c.Number)
+		counts, err := db.Greetings.Top(p.ctx, c.Number)
 		if err != nil {
 			return err
 		}
 		if c.Output == "json" {
-			return printJSON(p.stdout, append([]hello.Count{}, counts...)) // [], not null
+			return printJSON(p.stdout, counts)
 		}
 		t := newTable(p.stdout, "COUNT", "NAME")
 		for _, n := range counts {
@@ -65,7 +65,7 @@ func (c *greetingsDeleteCmd) Run(p *program) error {
 		if ok, err := c.confirm(p, fmt.Sprintf("Delete the name %q and its count for good.", name)); !ok {
 			return err
 		}
-		if err := db.DeleteGreeting(p.ctx, name); errors.Is(err, hello.ErrNotGreeted) {
+		if err := db.Greetings.Delete(p.ctx, name); errors.Is(err, hello.ErrNotGreeted) {
 			return fmt.Errorf("nobody named %q was greeted", name)
 		} else if err != nil {
 			return err

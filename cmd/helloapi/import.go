@@ -105,7 +105,7 @@ func (c *importGreetingsCmd) confirmReplace(p *program, db backend.Database) err
 	if !c.Replace || c.DryRun {
 		return nil
 	}
-	top, err := db.TopGreetings(p.ctx, 1)
+	top, err := db.Greetings.Top(p.ctx, 1)
 	if err != nil || len(top) == 0 {
 		return err
 	}

@@ -159,7 +159,7 @@ func TestHangUp(t *testing.T) {
 	db := backendtest.Postgres(t)
 	key := must(t, db, "keys", "create", "all", "--plan", "paid")
 	p := start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+backendtest.RedisURL(t))
-	unlock := lockGreetings(t, db)
+	unlock := backendtest.LockGreetings(t, db)
 	var answers []answer
 	done := make(chan bool)
 	go func() {

@@ -224,7 +224,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 	refused := refusals.New(db, rand.Text(), stores.KeyCache.Now, log)
 	answers := idempotency.New(db, stores.KeyCache.Now, c.RequestTimeout)
 	config := api.Config{
-		Greetings:          stores,
+		Greetings:          stores.Greetings,
 		DB:                 db,
 		Answers:            answers,
 		Keys:               stores.KeyCache,

@@ -126,23 +126,6 @@ func upTo(n int) []int {
 	return out
 }
 
-// lockGreetings has all greetings of a PostgreSQL database wait until it is undone.
-func lockGreetings(t testing.TB, url string) (unlock func()) {
-	t.Helper()
-	tx, err := backendtest.SQL(t, url).Begin()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(`LOCK TABLE greetings IN EXCLUSIVE MODE`); err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		if err := tx.Rollback(); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 func TestThreeProcesses(t *testing.T) {
 	t.Parallel()
 	db := backendtest.Postgres(t)
@@ -156,7 +139,7 @@ func TestThreeProcesses(t *testing.T) {
 
 	t.Run("Count", func(t *testing.T) {
 		const waiting, flushes = `helloapi_store_waiting{store="greetings"}`, `helloapi_store_flushes_total{store="greetings"}`
-		unlock := lockGreetings(t, db)
+		unlock := backendtest.LockGreetings(t, db)
 		var answers []answer
 		done := make(chan bool)
 		go func() {
@@ -271,7 +254,7 @@ func TestDrain(t *testing.T) {
 			key := must(t, db, "keys", "create", "all", "--plan", "unlimited")
 			p := start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+backendtest.RedisURL(t), "DRAIN_TIMEOUT=20s", env)
 
-			unlock := lockGreetings(t, db)
+			unlock := backendtest.LockGreetings(t, db)
 			var answers []answer
 			done := make(chan bool)
 			go func() {
@@ -322,7 +305,7 @@ func TestDrainTimeout(t *testing.T) {
 	db := backendtest.Postgres(t)
 	key := must(t, db, "keys", "create", "all", "--plan", "paid")
 	p := start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+backendtest.RedisURL(t), "DRAIN_TIMEOUT=100ms")
-	unlock := lockGreetings(t, db)
+	unlock := backendtest.LockGreetings(t, db)
 	defer unlock()
 	cut := make(chan error)
 	go func() {

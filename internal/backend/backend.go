@@ -32,11 +32,9 @@ import (
 // DefaultURL is the database of a helloapi that is told of none.
 const DefaultURL = "sqlite:data/helloapi.db"
 
-// A Database is what both databases do. Each part is the contract of the
-// package that calls it; an endpoint with storage of its own adds a line.
-type Database interface {
-	hello.Greetings
-	hello.Counts
+// stores is what both databases do. Each part is the contract of the package
+// that calls it.
+type stores interface {
 	apikey.Source
 	apikey.Keys
 	plan.Plans
@@ -50,7 +48,8 @@ type Database interface {
 	Certs() certs.Store
 
 	// Ready returns nil if a request can be answered: it does what one does.
-	Ready(ctx context.Context) error
+	// check does what endpoints write.
+	Ready(ctx context.Context, check func(context.Context) error) error
 	// Stats counts the shared round trips, by what they are for.
 	Stats() map[string]groupcommit.Stats
 	// Close answers what is under way, then disconnects.
@@ -58,9 +57,37 @@ type Database interface {
 }
 
 var (
-	_ Database = (*postgres.DB)(nil)
-	_ Database = (*sqlite.DB)(nil)
+	_ stores = (*postgres.DB)(nil)
+	_ stores = (*sqlite.DB)(nil)
 )
+
+// A Database is an open database: what both kinds do, and the stores of
+// endpoints that keep more than rows.
+type Database struct {
+	stores
+	Greetings *hello.Store
+}
+
+func newDatabase(s stores) Database { return Database{s, hello.NewStore(s.Conn())} }
+
+// Ready returns nil if a request can be answered: it does what one does, and
+// counts under the names of the last write that failed, if any.
+func (db Database) Ready(ctx context.Context) error {
+	return db.stores.Ready(ctx, db.Greetings.Check)
+}
+
+// Stats counts the shared round trips, by what they are for.
+func (db Database) Stats() map[string]groupcommit.Stats {
+	stats := db.stores.Stats()
+	stats["greetings"] = db.Greetings.Stats()
+	return stats
+}
+
+// Close answers what is under way, then disconnects.
+func (db Database) Close() error {
+	db.Greetings.Close()
+	return db.stores.Close()
+}
 
 // Config says what to open.
 type Config struct {
@@ -114,7 +141,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	case isSQLite:
 		var db *sqlite.DB
 		if db, err = sqlite.Serve(ctx, path); err == nil {
-			b.Database = db
+			b.Database = newDatabase(db)
 		}
 	default:
 		if cfg.Migrate {
@@ -123,7 +150,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 			}
 		}
 		if pg, err = postgres.Open(ctx, cfg.DatabaseURL, cfg.Log); err == nil {
-			b.Database = pg
+			b.Database = newDatabase(pg)
 		}
 	}
 	if err == nil {
@@ -158,12 +185,18 @@ func (b *Backend) runLimits() {
 func OpenDatabase(ctx context.Context, url string) (Database, error) {
 	path, isSQLite, err := parse(url)
 	if err != nil {
-		return nil, err
+		return Database{}, err
 	}
+	var s stores
 	if isSQLite {
-		return sqlite.Open(ctx, path)
+		s, err = sqlite.Open(ctx, path)
+	} else {
+		s, err = postgres.Open(ctx, url, slog.New(slog.DiscardHandler))
 	}
-	return postgres.Open(ctx, url, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return Database{}, err
+	}
+	return newDatabase(s), nil
 }
 
 // Migrate brings a database to the present schema and returns the names of
@@ -256,7 +289,7 @@ func parse(url string) (path string, isSQLite bool, err error) {
 // one: a SQLite file that was never served from. Keys of PostgreSQL are made
 // by command, since there nobody reads what a replica prints.
 func (b *Backend) FirstKeys(ctx context.Context, keys []apikey.Key, values []apikey.Value) (bool, error) {
-	if db, ok := b.Database.(*sqlite.DB); ok {
+	if db, ok := b.stores.(*sqlite.DB); ok {
 		return db.FirstKeys(ctx, keys, values)
 	}
 	return false, nil
@@ -265,7 +298,7 @@ func (b *Backend) FirstKeys(ctx context.Context, keys []apikey.Key, values []api
 // File returns the path of the SQLite file, if that is what is served from: by
 // this process alone.
 func (b *Backend) File() (path string, ok bool) {
-	if db, ok := b.Database.(*sqlite.DB); ok {
+	if db, ok := b.stores.(*sqlite.DB); ok {
 		return db.Path(), true
 	}
 	return "", false
@@ -305,7 +338,7 @@ func (b *Backend) Close() error {
 	if b.stopLimits != nil {
 		errs = append(errs, b.stopLimits())
 	}
-	if b.Database != nil {
+	if b.stores != nil {
 		errs = append(errs, b.Database.Close())
 	}
 	if b.redis != nil {

@@ -124,7 +124,7 @@ func (d *deployment) serve(t testing.TB, b *backend.Backend, change func(*api.Co
 	t.Helper()
 	db := b.Conn()
 	cfg := api.Config{
-		Greetings: b, DB: db, Answers: idempotency.New(db, b.KeyCache.Now, requestTimeout), Keys: b.KeyCache, Limits: b.Limits,
+		Greetings: b.Greetings, DB: db, Answers: idempotency.New(db, b.KeyCache.Now, requestTimeout), Keys: b.KeyCache, Limits: b.Limits,
 		Log: d.cfg.Log, Metrics: web.NewMetrics(prometheus.NewRegistry()),
 		Refusals:           refusals.New(db, rand.Text(), b.KeyCache.Now, d.cfg.Log),
 		CORSAllowedOrigins: []string{"*"}, MaxInFlight: 4096, RequestTimeout: requestTimeout, Pages: true,
@@ -399,6 +399,17 @@ func testCORS(t *testing.T, d *deployment) {
 	}
 }
 
+// isRange reports whether numbers are 1 to n, each once, in any order.
+func isRange(numbers []int64, n int) bool {
+	slices.Sort(numbers)
+	for i, x := range numbers {
+		if x != int64(i+1) {
+			return false
+		}
+	}
+	return len(numbers) == n
+}
+
 func testCountTogether(t *testing.T, d *deployment) {
 	key := d.key(t, plan.Plan{})
 	waiting := func() (n int) {
@@ -409,7 +420,7 @@ func testCountTogether(t *testing.T, d *deployment) {
 	}
 	// Held up until all are there: what is under way then is one statement of
 	// each replica, and all others share the next.
-	unlock := lockGreetings(t, d.cfg.DatabaseURL)
+	unlock := LockGreetings(t, d.cfg.DatabaseURL)
 	var answers []answer
 	done := make(chan bool)
 	go func() {
@@ -597,7 +608,7 @@ func (a answer) wantUnavailable(t testing.TB) {
 
 func testBrokenGreetings(t *testing.T, d *deployment) {
 	for _, persists := range []bool{false, true} {
-		broken := &brokenGreetings{Greetings: d.stores[0], persists: persists}
+		broken := &brokenGreetings{Greetings: d.stores[0].Greetings, persists: persists}
 		d.change(t, func(c *api.Config) { c.Greetings = broken })
 		key, name := d.key(t, Quota(2)), fmt.Sprint("persists: ", persists)
 		d.hello(t, key, name).want(t, 200, "Hello "+name+" #1!")
@@ -686,7 +697,7 @@ func testBrokenCounters(t *testing.T, d *deployment) {
 func testClientThatLeaves(t *testing.T, d *deployment) {
 	d.urls, d.stores = d.urls[:1], d.stores[:1]
 	key := d.key(t, Quota(2))
-	unlock := lockGreetings(t, d.cfg.DatabaseURL)
+	unlock := LockGreetings(t, d.cfg.DatabaseURL)
 	ctx, leave := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.urls[0]+"/hello?name=brooks", nil)
 	if err != nil {

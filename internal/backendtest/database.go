@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +14,6 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/backend"
-	"helloapi/internal/hello"
 	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 	"helloapi/migrations"
@@ -25,9 +23,6 @@ import (
 // one with the present schema.
 func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 	for name, test := range map[string]func(*testing.T, string){
-		"Greet":             testGreet,
-		"GreetConcurrently": testGreetConcurrently,
-		"GreetBadRow":       testGreetBadRow,
 		"Keys":              testKeys,
 		"FindConcurrently":  testFindConcurrently,
 		"KeyRefusals":       testKeyRefusals,
@@ -36,7 +31,6 @@ func TestDatabase(t *testing.T, fresh func(testing.TB) string) {
 		"RotateKey":         testRotateKey,
 		"DeleteKey":         testDeleteKey,
 		"Watch":             testWatch,
-		"GreetingCounts":    testGreetingCounts,
 		"Usage":             testUsage,
 		"UsageAccounts":     testUsageAccounts,
 		"UsageAlone":        testUsageAlone,
@@ -88,90 +82,8 @@ func open(t testing.TB, url string) backend.Database {
 	return db
 }
 
-func testGreet(t *testing.T, url string) {
-	db := open(t, url)
-	names := []string{"brooks", "Brooks", "é", "", " ", "a\tb", "'; DROP TABLE greetings; --", "ß", "ss", strings.Repeat("𝄞", 256)}
-	for round := int64(1); round <= 3; round++ {
-		for _, name := range names {
-			if n, err := db.Greet(t.Context(), name); err != nil || n != round {
-				t.Errorf("Greet(%q) = %d, %v; want %d", name, n, err, round)
-			}
-		}
-	}
-	// A count outlives those who counted it.
-	if n, err := open(t, url).Greet(t.Context(), "brooks"); err != nil || n != 4 {
-		t.Errorf("Greet after opening again = %d, %v; want 4", n, err)
-	}
-}
-
-func testGreetConcurrently(t *testing.T, url string) {
-	// Three that share nothing but the database, each with 20 names in another order.
-	const names, rounds = 20, 30
-	var mu sync.Mutex
-	got := map[string][]int64{}
-	var wg sync.WaitGroup
-	for r := range 3 {
-		db := open(t, url)
-		for i := range names * rounds {
-			name := fmt.Sprint("name", (i*7+r*3)%names)
-			wg.Go(func() {
-				n, err := db.Greet(t.Context(), name)
-				if err != nil {
-					t.Errorf("Greet: %v", err)
-				}
-				mu.Lock()
-				defer mu.Unlock()
-				got[name] = append(got[name], n)
-			})
-		}
-	}
-	wg.Wait()
-	for name, numbers := range got {
-		if !isRange(numbers, 3*rounds) {
-			t.Errorf("%s got the numbers %v, want each of 1 to %d", name, numbers, 3*rounds)
-		}
-	}
-}
-
-// isRange reports whether numbers are 1 to n, each once, in any order.
-func isRange(numbers []int64, n int) bool {
-	slices.Sort(numbers)
-	for i, x := range numbers {
-		if x != int64(i+1) {
-			return false
-		}
-	}
-	return len(numbers) == n
-}
-
-func testGreetBadRow(t *testing.T, url string) {
-	db := open(t, url)
-	// One more would not fit: the database refuses the row, and only that.
-	Exec(t, url, `INSERT INTO greetings (name, count) VALUES ('full', $1)`, int64(math.MaxInt64))
-	unlock := lockGreetings(t, url)
-	var wg sync.WaitGroup
-	for i := range 20 {
-		name := fmt.Sprint("name", i)
-		if i == 10 {
-			name = "full"
-		}
-		wg.Go(func() {
-			n, err := db.Greet(t.Context(), name)
-			if name == "full" && err == nil {
-				t.Errorf("Greet(full) = %d, want an error", n)
-			}
-			if name != "full" && (n != 1 || err != nil) {
-				t.Errorf("Greet(%s) = %d, %v; want 1", name, n, err)
-			}
-		})
-	}
-	waitFor(t, "20 calls to gather", func() bool { return db.Stats()["greetings"].Waiting == 20 })
-	unlock()
-	wg.Wait()
-}
-
-// lockGreetings has writers of greetings wait until it is undone.
-func lockGreetings(t testing.TB, url string) (unlock func()) {
+// LockGreetings has writers of greetings wait until it is undone.
+func LockGreetings(t testing.TB, url string) (unlock func()) {
 	t.Helper()
 	tx, err := SQL(t, url).Begin() // in SQLite that is the lock
 	if err != nil {
@@ -576,7 +488,7 @@ func testWatch(t *testing.T, url string) {
 		Exec(t, url, stmt)
 		told(stmt)
 	}
-	if _, err := db.Greet(t.Context(), "brooks"); err != nil {
+	if _, err := db.Greetings.Greet(t.Context(), "brooks"); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
@@ -584,36 +496,6 @@ func testWatch(t *testing.T, url string) {
 	}
 	if len(w.changed) > 0 {
 		t.Error("told of a greeting")
-	}
-}
-
-func testGreetingCounts(t *testing.T, url string) {
-	db := open(t, url)
-	if got, err := db.TopGreetings(t.Context(), 10); err != nil || len(got) != 0 {
-		t.Errorf("TopGreetings of none = %v, %v", got, err)
-	}
-	for name, n := range map[string]int{"a": 2, "b": 3, "c": 2, "d": 1} {
-		for range n {
-			if _, err := db.Greet(t.Context(), name); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	got, err := db.TopGreetings(t.Context(), 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]hello.Count{{Name: "b", Count: 3}, {Name: "a", Count: 2}, {Name: "c", Count: 2}}, got); diff != "" {
-		t.Errorf("TopGreetings (-want +got):\n%s", diff)
-	}
-	if err := db.DeleteGreeting(t.Context(), "b"); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.DeleteGreeting(t.Context(), "b"); !errors.Is(err, hello.ErrNotGreeted) {
-		t.Errorf("DeleteGreeting again: %v, want ErrNotGreeted", err)
-	}
-	if n, err := db.Greet(t.Context(), "b"); err != nil || n != 1 {
-		t.Errorf("Greet after it was deleted = %d, %v; want 1", n, err)
 	}
 }
 
@@ -940,11 +822,11 @@ func testClose(t *testing.T, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unlock := lockGreetings(t, url)
+	unlock := LockGreetings(t, url)
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
-			if _, err := db.Greet(t.Context(), "brooks"); err != nil {
+			if _, err := db.Greetings.Greet(t.Context(), "brooks"); err != nil {
 				t.Errorf("a call made before Close: %v", err)
 			}
 		})
@@ -957,7 +839,7 @@ func testClose(t *testing.T, url string) {
 		t.Errorf("Close: %v", err)
 	}
 	wg.Wait()
-	if _, err := db.Greet(t.Context(), "brooks"); err == nil {
+	if _, err := db.Greetings.Greet(t.Context(), "brooks"); err == nil {
 		t.Error("a call after Close succeeded")
 	}
 }

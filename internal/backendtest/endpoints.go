@@ -323,6 +323,7 @@ func testRows(t *testing.T, url string) {
 // A Fixture is what the tests of an endpoint's handlers need.
 type Fixture struct {
 	Name string // of the kind of database
+	URL  string // for backend.OpenDatabase
 	DB   *database.DB
 	Key  *apikey.Key // on a plan without limits
 }
@@ -338,7 +339,7 @@ func Databases(t testing.TB) []Fixture {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fixtures[i].DB = db.Conn()
+		fixtures[i].URL, fixtures[i].DB = url, db.Conn()
 		if fixtures[i].Key, err = db.Find(t.Context(), value.Hash()); err != nil {
 			t.Fatal(err)
 		}

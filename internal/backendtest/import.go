@@ -10,7 +10,6 @@ import (
 
 	"helloapi/internal/backend"
 	"helloapi/internal/countfile"
-	"helloapi/internal/hello"
 )
 
 func importCounts(t testing.TB, db countfile.Store, data string, how countfile.How) (countfile.Result, error) {
@@ -19,9 +18,9 @@ func importCounts(t testing.TB, db countfile.Store, data string, how countfile.H
 }
 
 // wantCounts fails the test if the counts are not those.
-func wantCounts(t testing.TB, db hello.Counts, want map[string]int64) {
+func wantCounts(t testing.TB, db backend.Database, want map[string]int64) {
 	t.Helper()
-	counts, err := db.TopGreetings(t.Context(), 1_000_000)
+	counts, err := db.Greetings.Top(t.Context(), 1_000_000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +45,7 @@ func testImport(t *testing.T, url string) {
 	}
 	data := b.String()
 	for range 5 {
-		if _, err := db.Greet(t.Context(), "name7"); err != nil {
+		if _, err := db.Greetings.Greet(t.Context(), "name7"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -74,7 +73,7 @@ func testImport(t *testing.T, url string) {
 	}
 	wantCounts(t, db, want)
 	// A number goes on where the import left it.
-	if n, err := db.Greet(t.Context(), "name14"); err != nil || n != want["name14"]+1 {
+	if n, err := db.Greetings.Greet(t.Context(), "name14"); err != nil || n != want["name14"]+1 {
 		t.Errorf("the next greeting is #%d, %v; want %d", n, err, want["name14"]+1)
 	}
 	want["name14"]++
@@ -194,7 +193,7 @@ func testImportTogether(t *testing.T, url string) {
 		}
 		for k := range names {
 			wg.Go(func() {
-				if _, err := db.Greet(t.Context(), fmt.Sprint("name", k)); err != nil {
+				if _, err := db.Greetings.Greet(t.Context(), fmt.Sprint("name", k)); err != nil {
 					t.Errorf("greet: %v", err)
 				}
 			})

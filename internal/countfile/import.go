@@ -24,17 +24,17 @@ const defaultBatch = 10_000
 
 // A Store is a database that counts are imported to.
 type Store interface {
-	// AddCounts adds the counts to the greetings and records next, with its
+	// AddCounts adds counts[i] to the greetings of names[i] and records next, with its
 	// new prefixes, in one transaction. prev is what the import recorded
 	// before, nil for its first rows. It fails with ErrConflict, and does
 	// nothing, if that is no longer so: another import took the same rows. For
 	// first rows, that is if there is an import that began with the same row
 	// and is not among seenIDs.
-	AddCounts(ctx context.Context, counts []hello.Count, prev *Progress, next Progress, seenIDs []string) error
+	AddCounts(ctx context.Context, names []string, counts []int64, prev *Progress, next Progress, seenIDs []string) error
 
 	// ReplaceCounts sets the counts of the names, or adds them to what the same
 	// run has set.
-	ReplaceCounts(ctx context.Context, counts []hello.Count, run int64) error
+	ReplaceCounts(ctx context.Context, names []string, counts []int64, run int64) error
 
 	// Imports returns what was recorded of the imports that began with a row.
 	Imports(ctx context.Context, first Digest) ([]Progress, error)
@@ -367,18 +367,18 @@ func (im *importer) flush(ctx context.Context, done bool) (err error) {
 	}
 	rows := int64(len(im.batch))
 	ctx = context.WithoutCancel(ctx) // an interruption does not leave it unknown whether the batch is written
-	counts, err := im.merge()
+	names, counts, err := im.merge()
 	switch {
 	case err != nil || im.how.DryRun:
 	case im.how.Replace:
-		err = im.store.ReplaceCounts(ctx, counts, im.how.Run)
+		err = im.store.ReplaceCounts(ctx, names, counts, im.how.Run)
 	default:
 		next := Progress{ID: crand.Text(), First: im.digest.first, Digest: im.digest.sum(), Taken: im.digest.n, Done: done}
 		if im.prev != nil {
 			next.ID, next.First = im.prev.ID, im.prev.First
 		}
 		next.Prefixes = append(im.prefixes, Prefix{next.Taken, next.Digest})
-		if err = im.store.AddCounts(ctx, counts, im.prev, next, im.seenIDs); err == nil {
+		if err = im.store.AddCounts(ctx, names, counts, im.prev, next, im.seenIDs); err == nil {
 			im.prev, im.prefixes = &next, nil
 		}
 	}
@@ -393,21 +393,20 @@ func (im *importer) flush(ctx context.Context, done bool) (err error) {
 
 // merge returns the counts of the batch, a name once with its sum, sorted so
 // that concurrent writers cannot deadlock.
-func (im *importer) merge() ([]hello.Count, error) {
+func (im *importer) merge() (names []string, counts []int64, err error) {
 	slices.SortFunc(im.batch, func(a, b hello.Count) int { return strings.Compare(a.Name, b.Name) })
-	counts := make([]hello.Count, 0, len(im.batch))
 	for _, c := range im.batch {
-		last := len(counts) - 1
+		last := len(names) - 1
 		switch {
-		case last < 0 || counts[last].Name != c.Name:
-			counts = append(counts, c)
-		case counts[last].Count > math.MaxInt64-c.Count:
-			return nil, fmt.Errorf("the counts of %q add up to more than can be stored", c.Name)
+		case last < 0 || names[last] != c.Name:
+			names, counts = append(names, c.Name), append(counts, c.Count)
+		case counts[last] > math.MaxInt64-c.Count:
+			return nil, nil, fmt.Errorf("the counts of %q add up to more than can be stored", c.Name)
 		default:
-			counts[last].Count += c.Count
+			counts[last] += c.Count
 		}
 	}
-	return counts, nil
+	return names, counts, nil
 }
 
 // tell reports progress, not at every row. It fails when ctx has ended.

@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"helloapi/internal/countfile"
-	"helloapi/internal/hello"
 )
 
 // A memory is a store that can fail, before it has done its work or after.
@@ -40,7 +39,7 @@ func (m *memory) do(f func() error) error {
 	return errors.Join(f(), after)
 }
 
-func (m *memory) AddCounts(_ context.Context, counts []hello.Count, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
+func (m *memory) AddCounts(_ context.Context, names []string, counts []int64, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
 	next.At = time.Unix(1, 0)
 	return m.do(func() error {
 		if prev != nil {
@@ -50,7 +49,7 @@ func (m *memory) AddCounts(_ context.Context, counts []hello.Count, prev *countf
 			}
 			next.Prefixes = append(m.imports[i].Prefixes, next.Prefixes...)
 			m.imports[i] = next
-			m.add(counts)
+			m.add(names, counts)
 			return nil
 		}
 		for _, p := range m.imports {
@@ -59,25 +58,25 @@ func (m *memory) AddCounts(_ context.Context, counts []hello.Count, prev *countf
 			}
 		}
 		m.imports = append(m.imports, next)
-		m.add(counts)
+		m.add(names, counts)
 		return nil
 	})
 }
 
-func (m *memory) add(counts []hello.Count) {
-	for _, c := range counts {
-		m.counts[c.Name] += c.Count
+func (m *memory) add(names []string, counts []int64) {
+	for i, name := range names {
+		m.counts[name] += counts[i]
 	}
 }
 
-func (m *memory) ReplaceCounts(_ context.Context, counts []hello.Count, run int64) error {
+func (m *memory) ReplaceCounts(_ context.Context, names []string, counts []int64, run int64) error {
 	return m.do(func() error {
-		for _, c := range counts {
-			if m.runs[c.Name] != run {
-				m.counts[c.Name] = 0
+		for i, name := range names {
+			if m.runs[name] != run {
+				m.counts[name] = 0
 			}
-			m.counts[c.Name] += c.Count
-			m.runs[c.Name] = run
+			m.counts[name] += counts[i]
+			m.runs[name] = run
 		}
 		return nil
 	})

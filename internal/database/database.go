@@ -8,58 +8,101 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"math/rand/v2"
 	"strings"
+	"time"
 )
 
 // ErrNone reports that a statement returned no row.
 var ErrNone = errors.New("no row")
 
+// A Kind is which database it is, for statements that can't be the same.
+type Kind string
+
+// The kinds.
+const (
+	SQLite     Kind = "SQLite"
+	PostgreSQL Kind = "PostgreSQL"
+)
+
+// A Verdict is what an error proves about the statement that it answers.
+type Verdict int
+
+const (
+	// Unproven: the statement may have been carried out, so it is not repeated.
+	Unproven Verdict = iota
+	// Rejected: nothing was stored, because of the data of a row.
+	Rejected
+	// Conflict: nothing was stored, because of another transaction. Repeating it helps.
+	Conflict
+	// Held: nothing was stored, because somebody else holds a row or the table.
+	Held
+	// Moved: this server takes no writes or is stopping. Another one may be at
+	// the same address.
+	Moved
+)
+
 // A DB runs statements. It is safe for concurrent use. Each statement is a
-// transaction of its own, unless its context is of one (InTx); when it returns
-// without error it is durable. After an error it may have been carried out or
-// not: do not repeat it.
+// transaction of its own, which is repeated after a Conflict, unless its
+// context is of one (InTx); when it returns without error it is durable. After
+// an error it may have been carried out or not, unless Judge says more: do not
+// repeat it.
 type DB struct {
+	kind        Kind
 	read, write *sql.DB
+	judge       func(error) Verdict
 }
 
 // New returns a DB that reads from one pool of connections and writes to
-// another. Both may be the same.
-func New(read, write *sql.DB) *DB { return &DB{read, write} }
+// another. Both may be the same. judge is called with each error of a statement
+// that is a transaction of its own, and with nil, by several goroutines.
+func New(kind Kind, read, write *sql.DB, judge func(error) Verdict) *DB {
+	return &DB{kind, read, write, judge}
+}
+
+// Kind returns which database it is.
+func (db *DB) Kind() Kind { return db.kind }
+
+// Judge returns what the error of a statement proves; Unproven if it is nil.
+func (db *DB) Judge(err error) Verdict { return db.judge(err) }
 
 // Exec runs a statement that returns no rows, and returns how many it changed.
-func (db *DB) Exec(ctx context.Context, query string, args ...any) (int64, error) {
-	c, err := db.conn(ctx, query)
-	if err != nil {
-		return 0, err
-	}
-	result, err := c.ExecContext(ctx, query, args...)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+func (db *DB) Exec(ctx context.Context, query string, args ...any) (n int64, err error) {
+	err = db.run(ctx, query, func(c conn) error {
+		result, err := c.ExecContext(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		n, err = result.RowsAffected()
+		return err
+	})
+	return n, err
 }
 
 // List returns the rows of a statement. columns returns where the columns of a
 // row go, in their order.
 func List[T any](ctx context.Context, db *DB, columns func(*T) []any, query string, args ...any) ([]T, error) {
-	c, err := db.conn(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := c.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	list := []T{} // in JSON [] and not null
-	for rows.Next() {
-		var row T
-		if err := rows.Scan(columns(&row)...); err != nil {
-			return nil, err
+	var list []T
+	err := db.run(ctx, query, func(c conn) error {
+		rows, err := c.QueryContext(ctx, query, args...)
+		if err != nil {
+			return err
 		}
-		list = append(list, row)
+		defer rows.Close()
+		list = []T{} // in JSON [] and not null
+		for rows.Next() {
+			var row T
+			if err := rows.Scan(columns(&row)...); err != nil {
+				return err
+			}
+			list = append(list, row)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, err
 	}
-	return list, rows.Err()
+	return list, nil
 }
 
 // One returns the first row of a statement, or ErrNone.
@@ -133,20 +176,37 @@ type conn interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-// conn returns where to run a statement: in the transaction of ctx if it has
-// one, else where its kind of statement is run.
-func (db *DB) conn(ctx context.Context, query string) (conn, error) {
+// run has f run a statement: in the transaction of ctx if it has one, else
+// where its kind of statement is run.
+func (db *DB) run(ctx context.Context, query string, f func(conn) error) error {
 	if t, ok := ctx.Value(txKey{}).(*Tx); ok && t.db == db {
 		if t.tx == nil {
 			var err error
 			if t.tx, err = db.write.BeginTx(t.ctx, nil); err != nil {
-				return nil, err
+				return err
 			}
 		}
-		return t.tx, nil
+		return f(t.tx)
 	}
+	c := db.write
 	if verb, _, _ := strings.Cut(strings.TrimSpace(query), " "); strings.EqualFold(verb, "SELECT") {
-		return db.read, nil
+		c = db.read
 	}
-	return db.write, nil
+	return Retry(ctx, db.judge, func() error { return f(c) })
+}
+
+// Retry runs write, a transaction, and repeats it a few times after a
+// Conflict, which proves that it was rolled back.
+func Retry(ctx context.Context, judge func(error) Verdict, write func() error) error {
+	for pause := time.Millisecond; ; pause *= 2 {
+		err := write()
+		if judge(err) != Conflict || pause > 100*time.Millisecond {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause + rand.N(pause)):
+		}
+	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // Conn runs the statements of endpoints, on the connections of db.
-func (db *DB) Conn() *database.DB { return database.New(db.conns, db.conns) }
+func (db *DB) Conn() *database.DB { return db.conn }
 
 // openConns returns the connections of the pool for database/sql.
 func openConns(p *pool) *sql.DB {

@@ -7,14 +7,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"helloapi/internal/countfile"
-	"helloapi/internal/hello"
 )
 
 // importTimeout is the deadline of a batch's statement, in milliseconds.
 const importTimeout = 60_000
 
 // AddCounts implements countfile.Store.
-func (db *DB) AddCounts(ctx context.Context, counts []hello.Count, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
+func (db *DB) AddCounts(ctx context.Context, names []string, counts []int64, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
 	return db.importBatch(ctx, func(tx pgx.Tx) error {
 		if err := putProgress(ctx, tx, prev, next, seenIDs); err != nil {
 			return err
@@ -22,14 +21,14 @@ func (db *DB) AddCounts(ctx context.Context, counts []hello.Count, prev *countfi
 		if err := putPrefixes(ctx, tx, next); err != nil {
 			return err
 		}
-		return writeCounts(ctx, tx, counts, 0, `count = g.count + excluded.count`)
+		return writeCounts(ctx, tx, names, counts, 0, `count = g.count + excluded.count`)
 	})
 }
 
 // ReplaceCounts implements countfile.Store.
-func (db *DB) ReplaceCounts(ctx context.Context, counts []hello.Count, run int64) error {
+func (db *DB) ReplaceCounts(ctx context.Context, names []string, counts []int64, run int64) error {
 	return db.importBatch(ctx, func(tx pgx.Tx) error {
-		return writeCounts(ctx, tx, counts, run, `
+		return writeCounts(ctx, tx, names, counts, run, `
 			count = CASE WHEN g.replaced_by = excluded.replaced_by THEN g.count ELSE 0 END + excluded.count, replaced_by = excluded.replaced_by`)
 	})
 }
@@ -88,14 +87,10 @@ func putPrefixes(ctx context.Context, tx pgx.Tx, p countfile.Progress) error {
 }
 
 // writeCounts locks the rows in the order of the names, as those who greet do.
-func writeCounts(ctx context.Context, tx pgx.Tx, counts []hello.Count, run int64, set string) error {
-	names, n := make([]string, len(counts)), make([]int64, len(counts))
-	for i, c := range counts {
-		names[i], n[i] = c.Name, c.Count
-	}
+func writeCounts(ctx context.Context, tx pgx.Tx, names []string, counts []int64, run int64, set string) error {
 	_, err := tx.Exec(ctx, `
 		INSERT INTO greetings AS g (name, count, replaced_by) SELECT name, count, nullif($3::bigint, 0) FROM unnest($1::text[], $2::bigint[]) AS c (name, count)
-		ON CONFLICT (name) DO UPDATE SET `+set, names, n, run)
+		ON CONFLICT (name) DO UPDATE SET `+set, names, counts, run)
 	return err
 }
 

@@ -7,12 +7,12 @@ import (
 
 // Reached implements limits.Peers. It forgets those that have stopped.
 func (db *DB) Reached(ctx context.Context, replica string) error {
-	_, err := db.pool.Exec(ctx, `
+	_, err := db.conn.Exec(ctx, `
 		WITH stopped AS (DELETE FROM replicas WHERE redis_at < clock_timestamp() - interval '1 hour' AND id <> $1)
 		INSERT INTO replicas (id, redis_at) VALUES ($1, clock_timestamp())
 		ON CONFLICT (id) DO UPDATE SET redis_at = excluded.redis_at`, replica)
 	if err != nil {
-		return fmt.Errorf("postgres: note that Redis answers: %w", db.noticed(err))
+		return fmt.Errorf("postgres: note that Redis answers: %w", err)
 	}
 	return nil
 }

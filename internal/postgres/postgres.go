@@ -1,5 +1,5 @@
-// Package postgres keeps greetings, keys and plans in PostgreSQL, for any
-// number of replicas.
+// Package postgres keeps keys, plans and usage in PostgreSQL, for any number of
+// replicas, and has the connections for the rows of endpoints.
 package postgres
 
 import (
@@ -22,6 +22,7 @@ import (
 	"github.com/pressly/goose/v3/lock"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/database"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/limits"
 	"helloapi/migrations"
@@ -38,21 +39,8 @@ const (
 	usageInterval = 50 * time.Millisecond
 	// connectTimeout bounds a connection attempt, if the URL has no connect_timeout.
 	connectTimeout = 5 * time.Second
-	// lockWait is how long the statement that many greetings share waits for a
-	// row that somebody else holds. It is more than replicas hold a row that
-	// they all count on.
-	lockWait = 100 * time.Millisecond
-	// searchWait is how long statements wait that look for names which others
-	// are about to insert, and searchTime how long that search goes on.
-	searchWait = 5 * time.Millisecond
-	searchTime = 200 * time.Millisecond
-	// heldWait is how long a greeting waits that has a statement of its own
-	// because its row was held.
-	heldWait = time.Second
-	// lockTimeout is how long all other statements wait for a lock.
+	// lockTimeout is how long statements wait for a lock.
 	lockTimeout = 2 * time.Second
-	// alone is how many names with held rows are counted at a time.
-	alone = 2
 	// maxConns is how many connections a replica opens at most, if the URL has
 	// no pool_max_conns. Requests share statements, so a few are plenty.
 	maxConns = 8
@@ -62,15 +50,15 @@ const (
 type DB struct {
 	server *server
 	pool   *pool
-	conns  *sql.DB // those of pool
+	conns  *sql.DB      // those of pool
+	conn   *database.DB // on conns
 	log    *slog.Logger
 
 	renewed atomic.Pointer[chan struct{}] // closed when connections are replaced
 	moved   chan struct{}                 // has one when a statement proved that the server has moved
 
-	counts *groupcommit.Counter
-	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
-	used   *groupcommit.Batcher[limits.UsageQuery, limits.Charged]
+	finds *groupcommit.Batcher[apikey.Hash, *apikey.Key]
+	used  *groupcommit.Batcher[limits.UsageQuery, limits.Charged]
 }
 
 // Open connects to the database at url, which must have the present schema.
@@ -99,11 +87,10 @@ func Open(ctx context.Context, url string, log *slog.Logger) (*DB, error) {
 		return nil, server.explain(err)
 	}
 	db := &DB{server: server, pool: pool, conns: openConns(pool), log: log, moved: make(chan struct{}, 1)}
+	db.conn = database.New(database.PostgreSQL, db.conns, db.conns, db.verdict)
 	renewed := make(chan struct{})
 	db.renewed.Store(&renewed)
-	batch := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: flushTimeout}
-	db.counts = groupcommit.NewCounter(batch, alone, db.writeGreetings)
-	batch.Timeout = findTimeout
+	batch := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: findTimeout}
 	db.finds = groupcommit.New(batch, db.findKeys)
 	batch.MaxBatch, batch.Interval = 4096, usageInterval
 	db.used = groupcommit.New(batch, db.sumUsage)
@@ -275,13 +262,13 @@ func oneLine(err error) error {
 }
 
 // Ready returns nil if a request can be answered. It does what a request does:
-// it finds keys, counts under the names of the last statement that failed, if
-// any, and commits something that PostgreSQL and its standbys write to disk.
-func (db *DB) Ready(ctx context.Context) error {
+// it finds keys, checks what endpoints write, and commits something that
+// PostgreSQL and its standbys write to disk.
+func (db *DB) Ready(ctx context.Context, check func(context.Context) error) error {
 	if _, err := db.keysByHash(ctx, nil); err != nil {
 		return fmt.Errorf("postgres: find keys: %w", oneLine(err))
 	}
-	if err := db.counts.Check(ctx); err != nil {
+	if err := check(ctx); err != nil {
 		return oneLine(err)
 	}
 	if _, err := db.pool.Exec(ctx, `SELECT pg_logical_emit_message(true, 'helloapi', 'ready')`); err != nil {
@@ -292,7 +279,6 @@ func (db *DB) Ready(ctx context.Context) error {
 
 // Close answers what is under way, then closes the connections.
 func (db *DB) Close() error {
-	db.counts.Close()
 	db.finds.Close()
 	db.used.Close()
 	err := db.conns.Close()
@@ -300,8 +286,7 @@ func (db *DB) Close() error {
 	return err
 }
 
-// Stats counts the shared writes of greetings and the shared look-ups of keys
-// and of usage.
+// Stats counts the shared look-ups of keys and of usage.
 func (db *DB) Stats() map[string]groupcommit.Stats {
-	return map[string]groupcommit.Stats{"greetings": db.counts.Stats(), "keys": db.finds.Stats(), "usage": db.used.Stats()}
+	return map[string]groupcommit.Stats{"keys": db.finds.Stats(), "usage": db.used.Stats()}
 }

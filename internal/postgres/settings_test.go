@@ -1,7 +1,6 @@
 package postgres_test
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -14,6 +13,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/backendtest"
+	"helloapi/internal/hello"
 	"helloapi/internal/limits"
 	"helloapi/internal/plan"
 	"helloapi/internal/postgres"
@@ -27,6 +27,13 @@ func open(t testing.TB, url string) *postgres.DB {
 	}
 	t.Cleanup(func() { db.Close() })
 	return db
+}
+
+func greetings(t testing.TB, db *postgres.DB) *hello.Store {
+	t.Helper()
+	s := hello.NewStore(db.Conn())
+	t.Cleanup(s.Close)
+	return s
 }
 
 // setDefault sets a default of the database at u, for sessions from then on.
@@ -64,12 +71,13 @@ func TestSettings(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 2 {
 		db := open(t, url)
-		if err := db.Ready(t.Context()); err != nil {
+		greetings := greetings(t, db)
+		if err := db.Ready(t.Context(), greetings.Check); err != nil {
 			t.Errorf("not ready: %v", err)
 		}
 		for i := range names * rounds {
 			wg.Go(func() {
-				if _, err := db.Greet(t.Context(), fmt.Sprint("жук", i%names)); err != nil {
+				if _, err := greetings.Greet(t.Context(), fmt.Sprint("жук", i%names)); err != nil {
 					t.Errorf("Greet: %v", err)
 				}
 			})
@@ -77,7 +85,7 @@ func TestSettings(t *testing.T) {
 	}
 	wg.Wait()
 	db := open(t, url)
-	if n, err := db.Greet(t.Context(), "жук0"); n != 2*rounds+1 || err != nil {
+	if n, err := greetings(t, db).Greet(t.Context(), "жук0"); n != 2*rounds+1 || err != nil {
 		t.Errorf("Greet = %d, %v; want %d", n, err, 2*rounds+1)
 	}
 	v := apikey.Generate()
@@ -116,7 +124,7 @@ func TestSchemaOfOnesOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, u := range []string{inURL, u} {
-		if _, err := open(t, u).Greet(t.Context(), "a"); err != nil {
+		if _, err := greetings(t, open(t, u)).Greet(t.Context(), "a"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -134,92 +142,6 @@ func TestEncoding(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "has the encoding LATIN1") || !strings.Contains(err.Error(), "createdb -E UTF8") {
 			t.Errorf("%v", err)
 		}
-	}
-}
-
-// A row that somebody holds stops nobody who greets another name, whether it
-// is there or comes with the other's transaction.
-func TestHeldRow(t *testing.T) {
-	t.Parallel()
-	for name, stmt := range map[string]string{
-		"update": `UPDATE greetings SET count = count + 0 WHERE name LIKE 'held%'`,
-		"insert": `INSERT INTO greetings SELECT 'held' || i, 100 FROM generate_series(50, 99) i`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			url := backendtest.Postgres(t)
-			backendtest.Exec(t, url, `INSERT INTO greetings SELECT name || i, 0 FROM unnest(ARRAY['held', 'free']) name, generate_series(0, 49) i`)
-			db, other := open(t, url), open(t, url) // another replica never gets the name
-			tx, err := backendtest.SQL(t, url).Begin()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer tx.Rollback()
-			if _, err := tx.Exec(stmt); err != nil {
-				t.Fatal(err)
-			}
-			first := map[string]int{"update": 0, "insert": 50}[name]
-			ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
-			defer stop()
-			var wg sync.WaitGroup
-			var held, free sync.Map
-			for i := range 10 { // who greet held names, again and again
-				wg.Go(func() {
-					for ctx.Err() == nil {
-						began := time.Now()
-						_, err := db.Greet(t.Context(), fmt.Sprint("held", first+i%5))
-						held.Store(fmt.Sprint(err), true)
-						if d := time.Since(began); err == nil || d > 5*time.Second {
-							t.Errorf("a held name: %v after %v", err, d)
-						}
-					}
-				})
-			}
-			for i := range 40 {
-				db := db
-				if i%4 == 0 {
-					db = other
-				}
-				wg.Go(func() {
-					for n := 0; ctx.Err() == nil; n++ {
-						began := time.Now()
-						name := fmt.Sprint("free", i)
-						if n%2 == 1 {
-							name = fmt.Sprint("new", i, "-", n) // has no row
-						}
-						if _, err := db.Greet(t.Context(), name); err != nil {
-							t.Errorf("another name: %v", err)
-						}
-						d := time.Since(began)
-						if d > time.Second {
-							t.Errorf("another name waited %v", d)
-						}
-						free.Store(fmt.Sprint(i, n), d)
-					}
-				})
-			}
-			wg.Wait()
-			var longest time.Duration
-			n := 0
-			for _, d := range free.Range {
-				longest, n = max(longest, d.(time.Duration)), n+1
-			}
-			t.Logf("%d greetings of other names, the slowest took %v", n, longest)
-			held.Range(func(err, _ any) bool {
-				t.Log("a held name:", err)
-				return true
-			})
-			// It is nobody's fault but the holder's.
-			if err := db.Ready(t.Context()); err != nil {
-				t.Errorf("not ready: %v", err)
-			}
-			if err := tx.Rollback(); err != nil {
-				t.Fatal(err)
-			}
-			if n, err := db.Greet(t.Context(), fmt.Sprint("held", first)); n != 1 || err != nil {
-				t.Errorf("when it is free: %d, %v; want 1", n, err)
-			}
-		})
 	}
 }
 
@@ -284,7 +206,7 @@ func TestConflict(t *testing.T) {
 			END $$`)
 		backendtest.Exec(t, url, `CREATE OR REPLACE TRIGGER lose BEFORE INSERT ON greetings FOR EACH ROW EXECUTE FUNCTION lose()`)
 		backendtest.Exec(t, url, `SELECT setval('tries', 3)`)
-		n, err := open(t, url).Greet(t.Context(), code)
+		n, err := greetings(t, open(t, url)).Greet(t.Context(), code)
 		if (err == nil) != want || want && n != 1 {
 			t.Errorf("%s: %d, %v", code, n, err)
 		}

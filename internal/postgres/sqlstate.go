@@ -1,13 +1,12 @@
 package postgres
 
 import (
-	"context"
 	"errors"
-	"math/rand/v2"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"helloapi/internal/database"
 )
 
 // The SQLSTATE codes that get a treatment of their own:
@@ -34,63 +33,30 @@ const (
 	classTransactionRoll = "40"
 )
 
-// A verdict is what an error proves about the statement it answers.
-type verdict int
-
-const (
-	// unproven: the statement may have been carried out, so it is not repeated.
-	unproven verdict = iota
-	// rejected: nothing was stored, because of the data of a row.
-	rejected
-	// conflict: nothing was stored, because of another transaction. Repeating it helps.
-	conflict
-	// locked: nothing was stored, because somebody else holds a row or the table.
-	locked
-	// moved: this server takes no writes or is stopping. Another one may be at
-	// the same address.
-	moved
-)
-
 // judge is the one place that decides what becomes of a statement that failed.
-func judge(err error) verdict {
+func judge(err error) database.Verdict {
 	var e *pgconn.PgError
 	if !errors.As(err, &e) || len(e.Code) != 5 {
-		return unproven
+		return database.Unproven
 	}
 	switch e.Code {
 	case readOnlyTransaction, adminShutdown, crashShutdown, cannotConnectNow:
-		return moved
+		return database.Moved
 	case lockNotAvailable:
-		return locked
+		return database.Held
 	case completionUnknown:
-		return unproven
+		return database.Unproven
 	}
 	switch e.Code[:2] {
 	case classDataException, classConstraint:
-		return rejected
+		return database.Rejected
 	case classTransactionRoll:
-		return conflict
+		return database.Conflict
 	}
-	return unproven
+	return database.Unproven
 }
 
 func isCode(err error, codes ...string) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && slices.Contains(codes, e.Code)
-}
-
-// retry runs write, a transaction, and repeats it a few times after a
-// conflict, which proves that it was rolled back.
-func retry(ctx context.Context, write func() error) error {
-	for pause := time.Millisecond; ; pause *= 2 {
-		err := write()
-		if judge(err) != conflict || pause > 100*time.Millisecond {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(pause + rand.N(pause)):
-		}
-	}
 }

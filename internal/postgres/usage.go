@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/database"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/limits"
 	"helloapi/internal/plan"
@@ -25,7 +26,7 @@ func (db *DB) RecordUsage(ctx context.Context, writer string, rows []limits.Usag
 	}
 	// Rows that somebody else holds are left out, so that they stop no others.
 	var written int64
-	err := retry(ctx, func() error {
+	err := database.Retry(ctx, db.verdict, func() error {
 		tag, err := db.pool.Exec(ctx, `
 			WITH t AS (
 				SELECT n, k, d::date AS d, w, name, customer, plan, zone
@@ -44,7 +45,7 @@ func (db *DB) RecordUsage(ctx context.Context, writer string, rows []limits.Usag
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("postgres: record usage: %w", db.noticed(err))
+		return fmt.Errorf("postgres: record usage: %w", err)
 	}
 	if left := int64(len(rows)) - written; left > 0 {
 		return fmt.Errorf("postgres: record usage: %d of %d rows are locked by somebody else (pg_stat_activity says who)", left, len(rows))

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"helloapi/internal/apikey"
+	"helloapi/internal/database"
 )
 
 const (
@@ -185,16 +186,17 @@ func (db *DB) waitMoved(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// noticed returns err. If it proves that the server has moved, Watch connects
-// again.
-func (db *DB) noticed(err error) error {
-	if judge(err) == moved {
+// verdict returns what err proves. If that is that the server has moved, Watch
+// connects again.
+func (db *DB) verdict(err error) database.Verdict {
+	v := judge(err)
+	if v == database.Moved {
 		select {
 		case db.moved <- struct{}{}:
 		default:
 		}
 	}
-	return err
+	return v
 }
 
 // renew has all connections replaced, and look-ups that wait for an answer on

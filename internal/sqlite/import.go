@@ -8,12 +8,11 @@ import (
 	"time"
 
 	"helloapi/internal/countfile"
-	"helloapi/internal/hello"
 )
 
 // AddCounts implements countfile.Store.
-func (db *DB) AddCounts(ctx context.Context, counts []hello.Count, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
-	return db.importBatch(ctx, counts, 0, `count = count + excluded.count`, func(tx *sql.Tx) error {
+func (db *DB) AddCounts(ctx context.Context, names []string, counts []int64, prev *countfile.Progress, next countfile.Progress, seenIDs []string) error {
+	return db.importBatch(ctx, names, counts, 0, `count = count + excluded.count`, func(tx *sql.Tx) error {
 		if err := putProgress(ctx, tx, prev, next, seenIDs); err != nil {
 			return err
 		}
@@ -22,13 +21,13 @@ func (db *DB) AddCounts(ctx context.Context, counts []hello.Count, prev *countfi
 }
 
 // ReplaceCounts implements countfile.Store.
-func (db *DB) ReplaceCounts(ctx context.Context, counts []hello.Count, run int64) error {
-	return db.importBatch(ctx, counts, run, `
+func (db *DB) ReplaceCounts(ctx context.Context, names []string, counts []int64, run int64) error {
+	return db.importBatch(ctx, names, counts, run, `
 		count = CASE WHEN replaced_by = excluded.replaced_by THEN count ELSE 0 END + excluded.count, replaced_by = excluded.replaced_by`,
 		func(*sql.Tx) error { return nil })
 }
 
-func (db *DB) importBatch(ctx context.Context, counts []hello.Count, run int64, set string, first func(*sql.Tx) error) error {
+func (db *DB) importBatch(ctx context.Context, names []string, counts []int64, run int64, set string, first func(*sql.Tx) error) error {
 	err := db.inTx(ctx, func(tx *sql.Tx) error {
 		if err := first(tx); err != nil {
 			return err
@@ -39,8 +38,8 @@ func (db *DB) importBatch(ctx context.Context, counts []hello.Count, run int64, 
 			return err
 		}
 		defer upsert.Close()
-		for _, c := range counts {
-			if _, err := upsert.ExecContext(ctx, c.Name, c.Count, run); err != nil {
+		for i, name := range names {
+			if _, err := upsert.ExecContext(ctx, name, counts[i], run); err != nil {
 				return err
 			}
 		}

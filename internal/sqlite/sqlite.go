@@ -1,5 +1,6 @@
-// Package sqlite keeps greetings, keys and plans in one SQLite file, for a
-// helloapi that runs on one machine without any service.
+// Package sqlite keeps keys, plans and usage in one SQLite file, for a helloapi
+// that runs on one machine without any service, and has the connections for the
+// rows of endpoints.
 package sqlite
 
 import (
@@ -20,6 +21,7 @@ import (
 
 	"helloapi/internal/apikey"
 	"helloapi/internal/changes"
+	"helloapi/internal/database"
 	"helloapi/internal/groupcommit"
 	"helloapi/internal/limits"
 	"helloapi/migrations"
@@ -34,13 +36,12 @@ type DB struct {
 	path  string
 	write *sql.DB // one connection: SQLite has one writer at a time
 	read  *sql.DB // several, which see what was committed
+	conn  *database.DB
 	lock  *os.File
 
-	upsert *sql.Stmt // for greetings
-	counts *groupcommit.Counter
-	finds  *groupcommit.Batcher[apikey.Hash, *apikey.Key]
-	used   *groupcommit.Batcher[limits.UsageQuery, limits.Charged]
-	ready  *groupcommit.Batcher[struct{}, struct{}]
+	finds *groupcommit.Batcher[apikey.Hash, *apikey.Key]
+	used  *groupcommit.Batcher[limits.UsageQuery, limits.Charged]
+	ready *groupcommit.Batcher[func(context.Context) error, struct{}]
 }
 
 // Open opens the file at path, which must be there and have the present
@@ -61,7 +62,7 @@ func Open(ctx context.Context, path string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return db.prepare(ctx)
+	return db.prepare(), nil
 }
 
 // Serve opens the file at path for the one process that serves it. It makes
@@ -85,7 +86,7 @@ func Serve(ctx context.Context, path string) (*DB, error) {
 	if _, err := db.migrate(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return db.prepare(ctx)
+	return db.prepare(), nil
 }
 
 // Migrate brings the file at path to the present schema, making it where there
@@ -134,7 +135,7 @@ func open(ctx context.Context, path string) (*DB, error) {
 	}
 	read.SetMaxOpenConns(4)
 	read.SetMaxIdleConns(4)
-	db := &DB{path: path, write: write, read: read}
+	db := &DB{path: path, write: write, read: read, conn: database.New(database.SQLite, read, write, judge)}
 	if err := write.PingContext(ctx); err != nil {
 		return nil, errors.Join(db.explain(err), db.Close())
 	}
@@ -142,17 +143,12 @@ func open(ctx context.Context, path string) (*DB, error) {
 }
 
 // prepare makes db ready for requests.
-func (db *DB) prepare(ctx context.Context) (_ *DB, err error) {
-	db.upsert, err = db.write.PrepareContext(ctx, upsertGreeting)
-	if err != nil {
-		return nil, errors.Join(db.explain(err), db.Close())
-	}
+func (db *DB) prepare() *DB {
 	cfg := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: flushTimeout}
-	db.counts = groupcommit.NewCounter(cfg, 1, db.writeGreetings)
 	db.finds = groupcommit.New(cfg, db.findKeys)
 	db.used = groupcommit.New(cfg, db.sumUsage)
 	db.ready = groupcommit.New(cfg, db.checkReady)
-	return db, nil
+	return db
 }
 
 // explain puts an error of SQLite in words that say what to do.
@@ -222,15 +218,15 @@ func (db *DB) versions(ctx context.Context) (current, latest int64, err error) {
 func (db *DB) Path() string { return db.path }
 
 // Ready returns nil if a request can be answered. It does what a request does:
-// it finds keys, counts under the names of the last transaction that failed, if
-// any, and commits a change. Concurrent calls share that.
-func (db *DB) Ready(ctx context.Context) error {
-	_, err := db.ready.Do(ctx, struct{}{})
+// it finds keys, checks what endpoints write, and commits a change. Concurrent
+// calls share that, and give the same check.
+func (db *DB) Ready(ctx context.Context, check func(context.Context) error) error {
+	_, err := db.ready.Do(ctx, check)
 	return err
 }
 
-func (db *DB) checkReady(ctx context.Context, calls []*groupcommit.Call[struct{}, struct{}]) {
-	err := db.counts.Check(ctx)
+func (db *DB) checkReady(ctx context.Context, calls []*groupcommit.Call[func(context.Context) error, struct{}]) {
+	err := calls[0].In(ctx)
 	if err == nil {
 		_, err = db.read.ExecContext(ctx, `SELECT 1 FROM api_key_values LIMIT 1`)
 	}
@@ -247,8 +243,7 @@ func (db *DB) checkReady(ctx context.Context, calls []*groupcommit.Call[struct{}
 
 // Close answers what is under way, then closes the file.
 func (db *DB) Close() error {
-	if db.counts != nil {
-		db.counts.Close()
+	if db.finds != nil {
 		db.finds.Close()
 		db.used.Close()
 		db.ready.Close()
@@ -260,10 +255,9 @@ func (db *DB) Close() error {
 	return err
 }
 
-// Stats counts the shared writes of greetings and the shared look-ups of keys
-// and of usage.
+// Stats counts the shared look-ups of keys and of usage.
 func (db *DB) Stats() map[string]groupcommit.Stats {
-	return map[string]groupcommit.Stats{"greetings": db.counts.Stats(), "keys": db.finds.Stats(), "usage": db.used.Stats()}
+	return map[string]groupcommit.Stats{"keys": db.finds.Stats(), "usage": db.used.Stats()}
 }
 
 // inTx runs f in a transaction that writes.
