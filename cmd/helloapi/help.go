@@ -71,6 +71,9 @@ helloapi usage show --by month -o csv`,
 	"certs list":          `helloapi certs list`,
 	"certs renew":         `helloapi certs renew api.example.com`,
 	"certs forget":        `helloapi certs forget --yes`,
+	"changes": `
+helloapi changes
+helloapi changes --key brooks --since 7d`,
 	"invoke": `
 HELLOAPI_KEY=$(cat key.txt) helloapi invoke --name brooks
 helloapi invoke --name brooks --url https://api.example.com < key.txt`,
