@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/swaggest/swgui/v5/static"
 
@@ -63,9 +64,15 @@ type Page struct {
 	zipped      []byte // the content, by gzip
 	version     string // changes with the content
 
-	// Of a page that shows the URL of the server: its content is made of this,
-	// by each request.
+	// Of a page that shows the URL of the server: its content is made of this.
 	template *template.Template
+	last     atomic.Pointer[hosted] // most clients use one URL
+}
+
+// hosted is a page as it is where the server has a URL.
+type hosted struct {
+	url  string
+	page *Page
 }
 
 // contentSecurityPolicy lets a page load and call what is of its own origin,
@@ -121,12 +128,19 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // at returns the page as it is where the server has a URL.
 func (p *Page) at(url string) (*Page, error) {
+	if last := p.last.Load(); last != nil && last.url == url {
+		return last.page, nil
+	}
 	var content bytes.Buffer
 	data := struct{ Curl string }{"curl -H 'x-api-key: hk_…' \\\n  '" + strings.ReplaceAll(url, "'", `'\''`) + "/hello?name=world'"}
 	if err := p.template.Execute(&content, data); err != nil {
 		return nil, err
 	}
-	return newPage(p.Path, p.contentType, content.Bytes())
+	page, err := newPage(p.Path, p.contentType, content.Bytes())
+	if err == nil {
+		p.last.Store(&hosted{url, page})
+	}
+	return page, err
 }
 
 // serverURL is the URL of this server for the client of a request, without a
