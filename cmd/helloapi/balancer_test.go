@@ -2,10 +2,13 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -206,5 +209,133 @@ listen redis
 	}
 	if n := p.metric(t, `helloapi_limits_without_redis_total{result="local"}`); n != "0" {
 		t.Errorf("%s decisions were taken without Redis", n)
+	}
+}
+
+// Behind each balancer the log has the client's address and the id that the
+// balancer gave the request, whatever the client wrote in these headers. Who
+// comes past the balancer can't choose them either.
+func TestClientBehindBalancer(t *testing.T) {
+	t.Parallel()
+	for name, newBalancer := range map[string]func(*testing.T, []*replica) (url string, out, in func(*replica)){
+		"HAProxy": haproxy, "nginx": nginx,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := &replica{addr: backendtest.FreeAddr(), admin: backendtest.FreeAddr()}
+			r.start(t, "TRUSTED_PROXIES=127.0.0.1")
+			other := &replica{addr: backendtest.FreeAddr(), admin: backendtest.FreeAddr()} // is never there
+			url, _, _ := newBalancer(t, []*replica{r, other})
+			// The balancer connects from 127.0.0.1, so a client has another address.
+			client := &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 9)}}).DialContext}}
+			logged := func(url string, header http.Header) (from, id string) {
+				t.Helper()
+				req, err := http.NewRequest(http.MethodGet, url+"/hello", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header = header
+				var answered string
+				waitFor(t, "the replica to answer", func() bool {
+					resp, err := client.Do(req)
+					if err != nil {
+						return false
+					}
+					resp.Body.Close()
+					answered = resp.Header.Get("X-Request-Id")
+					return resp.StatusCode == http.StatusForbidden
+				})
+				// The log is written in the background.
+				waitFor(t, "the request in the log", func() bool {
+					m := regexp.MustCompile(`(?m)msg=request id=` + regexp.QuoteMeta(answered) + ` .* client=(\S+)`).FindStringSubmatch(r.stderr.String())
+					if m != nil {
+						from = m[1]
+					}
+					return m != nil
+				})
+				return from, answered
+			}
+			spoofed := http.Header{"X-Forwarded-For": {"192.0.2.66", "192.0.2.67, 127.0.0.1"}, "X-Request-Id": {"chosen-by-the-client"}}
+			if from, id := logged(url, spoofed); from != "127.0.0.9" || id == "chosen-by-the-client" {
+				t.Errorf("behind the balancer logged the client %s and the id %s", from, id)
+			}
+			if _, id := logged(url, http.Header{}); len(id) == 26 {
+				t.Errorf("the id %s is the replica's, not the balancer's", id)
+			}
+			if from, id := logged("http://"+r.addr, spoofed); from != "127.0.0.9" || id == "chosen-by-the-client" {
+				t.Errorf("past the balancer logged the client %s and the id %s", from, id)
+			}
+		})
+	}
+}
+
+// While no replica is ready the balancer answers as the API does, and a page of
+// another origin can read it: it passes the preflight of any request.
+func TestBalancerAnswersAsAPI(t *testing.T) {
+	t.Parallel()
+	r := &replica{addr: backendtest.FreeAddr(), admin: backendtest.FreeAddr()}
+	r.start(t)
+	url, _, _ := haproxy(t, []*replica{r})
+	ask := func(method, url string, header map[string]string) (int, string, http.Header) {
+		t.Helper()
+		req, err := http.NewRequest(method, url+"/hello", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range header {
+			req.Header.Set(name, value)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0, err.Error(), nil
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body), resp.Header
+	}
+	preflight := map[string]string{"Origin": "https://example.com", "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "content-type,idempotency-key,x-api-key"}
+	status, _, want := ask(http.MethodOptions, "http://"+r.addr, preflight)
+	_, _, refused := ask(http.MethodGet, "http://"+r.addr, map[string]string{"Origin": "https://example.com"})
+	if err := r.stop(t); err != nil {
+		t.Fatal(err)
+	}
+
+	waitFor(t, "the balancer to notice", func() bool {
+		status, body, header := ask(http.MethodGet, url, map[string]string{"Origin": "https://example.com"})
+		if status != http.StatusServiceUnavailable {
+			return false
+		}
+		if body != `{"message":"Service Unavailable"}` || header.Get("Retry-After") != "1" {
+			t.Errorf("503 %s, Retry-After %q", body, header.Get("Retry-After"))
+		}
+		for _, name := range []string{"Content-Type", "Access-Control-Allow-Origin", "Cache-Control", "X-Content-Type-Options"} {
+			if header.Get(name) != refused.Get(name) || header.Get(name) == "" {
+				t.Errorf("503 with %s %q, that of the API is %q", name, header.Get(name), refused.Get(name))
+			}
+		}
+		for _, name := range []string{"Retry-After", "X-Request-Id"} {
+			if !strings.Contains(header.Get("Access-Control-Expose-Headers"), name) || header.Get(name) == "" {
+				t.Errorf("a page can't read %s (%q) of a 503", name, header.Get(name))
+			}
+		}
+		return true
+	})
+	got, body, header := ask(http.MethodOptions, url, preflight)
+	if got != status || body != "" {
+		t.Errorf("a preflight is answered %d %q, by the API %d", got, body, status)
+	}
+	for _, name := range []string{"Access-Control-Allow-Origin", "Access-Control-Allow-Methods"} {
+		if header.Get(name) != want.Get(name) || want.Get(name) == "" {
+			t.Errorf("a preflight with %s %q, that of the API is %q", name, header.Get(name), want.Get(name))
+		}
+	}
+	if allowed, want := strings.ToLower(header.Get("Access-Control-Allow-Headers")), preflight["Access-Control-Request-Headers"]; allowed != want {
+		t.Errorf("a preflight allows the headers %q, want %q", allowed, want)
+	}
+	if age := header.Get("Access-Control-Max-Age"); age != "" {
+		t.Errorf("a preflight that the API did not answer is remembered for %s s", age)
 	}
 }

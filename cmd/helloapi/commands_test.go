@@ -468,6 +468,7 @@ func TestSettingsErrors(t *testing.T) {
 		"ADDR": "here", "ADMIN_ADDR": "there", "MAX_IN_FLIGHT": "many", "REQUEST_TIMEOUT": "5", "DRAIN_TIMEOUT": "0s",
 		"DRAIN_DELAY": "-1s", "LOG_LEVEL": "loud", "CORS_ALLOWED_ORIGINS": "example.com,*,https://a.b/c", "MIGRATE": "perhaps",
 		"TLS_DOMAINS": "a.test, https://b.test:443, c_d.test", "DATABASE_URL": "postgres://u:pa@secret,word@h/db", "REDIS_URL": "redis://:pa@secret@h",
+		"TRUSTED_PROXIES": "10.0.0.1/8,balancer,192.0.2.7",
 	}, "serve")
 	if err == nil {
 		t.Fatal("served")
@@ -476,6 +477,7 @@ func TestSettingsErrors(t *testing.T) {
 		"ADDR", "ADMIN_ADDR", "MAX_IN_FLIGHT", "REQUEST_TIMEOUT", "DRAIN_TIMEOUT", "DRAIN_DELAY", "LOG_LEVEL",
 		`CORS_ALLOWED_ORIGINS: "example.com"`, `CORS_ALLOWED_ORIGINS: "https://a.b/c"`, "MIGRATE",
 		`TLS_DOMAINS: "https://b.test:443"`, `TLS_DOMAINS: "c_d.test"`, "DATABASE_URL must be like", "REDIS_URL must be like", "@ as %40",
+		`TRUSTED_PROXIES: "10.0.0.1/8"`, `TRUSTED_PROXIES: "balancer"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not reported in:\n%v", want, err)
@@ -499,6 +501,7 @@ func TestSettingsWithWhiteSpace(t *testing.T) {
 		"migrate": "true", "max-in-flight": "7", "request-timeout": "3s", "log-level": "debug",
 		"cors-allowed-origins": "https://a.b\n , https://bücher.example:443,",
 		"tls-domains":          "a.test,  B.test", "acme-challenges": "http-01 ,tls-alpn-01", "cert-encryption-key": aKey,
+		"trusted-proxies": "10.0.0.0/8\n , fd00::1",
 	}
 	parse := func(space string, asFlag bool) (c commands) {
 		t.Helper()

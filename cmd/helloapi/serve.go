@@ -51,7 +51,8 @@ type serveCmd struct {
 	DrainTimeout       time.Duration `setting:"" default:"20s" placeholder:"TIME" help:"How long to wait then for requests in flight."`
 	CORSAllowedOrigins []string      `name:"cors-allowed-origins" setting:"" default:"*" placeholder:"ORIGIN" help:"Whose pages may call: https://app.example.com, or * for any."`
 
-	Pages string `setting:"" enum:"on,off" default:"on" placeholder:"on|off" help:"Serve what a person with a browser looks for, /, /docs and /openapi.json: on or off."`
+	Pages          string   `setting:"" enum:"on,off" default:"on" placeholder:"on|off" help:"Serve what a person with a browser looks for, /, /docs and /openapi.json: on or off."`
+	TrustedProxies []string `setting:"" placeholder:"CIDR" help:"Networks of the proxies in front, such as 10.0.0.0/8 or 192.0.2.7. Only theirs is believed: the client's address for the log (X-Forwarded-For, from its end), and X-Request-Id."`
 
 	tlsSettings
 
@@ -87,6 +88,8 @@ func (c *serveCmd) Validate() error {
 	})
 	errs = append(errs, inSetting("ADMIN_HOSTS", err), backend.Check(c.URL, c.RedisURL))
 	c.CORSAllowedOrigins = origins
+	_, err = c.proxies()
+	errs = append(errs, inSetting("TRUSTED_PROXIES", err))
 	if c.PlansFile != "" && !strings.HasPrefix(c.URL, "sqlite:") {
 		errs = append(errs, errors.New("PLANS_FILE: is for SQLite, which one process serves; with PostgreSQL run `helloapi apply -f FILE` once, before the replicas start"))
 	}
@@ -142,6 +145,11 @@ func (c *serveCmd) adminHosts() []string {
 	host, _, _ := net.SplitHostPort(c.AdminAddr) // validated
 	machine, _ := os.Hostname()                  // or ""
 	return append(c.AdminHosts, host, machine)
+}
+
+// proxies are the networks in TRUSTED_PROXIES.
+func (c *serveCmd) proxies() (web.Proxies, error) {
+	return hostname.List(c.TrustedProxies, hostname.Network)
 }
 
 // logGrace is what records that are not written yet get when the process ends.
@@ -223,6 +231,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 	db := stores.Conn()
 	refused := refusals.New(db, rand.Text(), stores.KeyCache.Now, log)
 	answers := idempotency.New(db, stores.KeyCache.Now, c.RequestTimeout)
+	proxies, _ := c.proxies() // validated
 	config := api.Config{
 		Greetings:          stores.Greetings,
 		DB:                 db,
@@ -232,6 +241,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		Refusals:           refused,
 		Log:                log,
 		Metrics:            web.NewMetrics(metrics),
+		TrustedProxies:     proxies,
 		CORSAllowedOrigins: c.CORSAllowedOrigins,
 		MaxInFlight:        min(c.MaxInFlight, connections), // also those of HTTP/2 hold memory
 		RequestTimeout:     c.RequestTimeout,

@@ -32,8 +32,9 @@ type Config struct {
 	Limits    *limits.Limits
 	Refusals  *refusals.Recorder // nil: what is refused is not recorded
 
-	Log     *slog.Logger
-	Metrics *web.Metrics
+	Log            *slog.Logger
+	Metrics        *web.Metrics
+	TrustedProxies web.Proxies
 
 	CORSAllowedOrigins []string      // "*" for any
 	MaxInFlight        int           // requests served at a time; more get 503
@@ -130,7 +131,7 @@ func NewPort80(c Config, next http.Handler) http.Handler {
 // frame is what every request of the public passes first.
 func (c Config) frame() chi.Middlewares {
 	return chi.Middlewares{
-		web.Observe(c.Log, c.Metrics),    // outermost: it sees every answer
+		web.Observe(c.Log, c.Metrics, c.TrustedProxies), // outermost: it sees every answer
 		allowOrigins(c),                  // before routing and refusing, so that a page can read any answer, and preflights need no key
 		web.Recover,                      // below CORS: a page can read a 500 too
 		web.LimitInFlight(c.MaxInFlight), // before anything that costs

@@ -1088,7 +1088,7 @@ func TestRequireRefusesAlikeInTime(t *testing.T) {
 	defer cache.Close()
 	provenForGood(<-s.watched)
 
-	h := web.Observe(slog.New(slog.NewJSONHandler(io.Discard, nil)), web.NewMetrics(prometheus.NewRegistry()))(
+	h := web.Observe(slog.New(slog.NewJSONHandler(io.Discard, nil)), web.NewMetrics(prometheus.NewRegistry()), nil)(
 		apikey.Require(cache, cache.Now, func(*apikey.Key, string) {})(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("one was let in") })))
 	ask := func(value string) (*httptest.ResponseRecorder, time.Duration) {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)

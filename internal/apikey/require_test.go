@@ -53,7 +53,7 @@ func knows(t *testing.T, k *apikey.Key) *finder {
 func send(t *testing.T, keys apikey.Finder, next http.HandlerFunc, values ...string) (*httptest.ResponseRecorder, string) {
 	t.Helper()
 	var log bytes.Buffer
-	h := web.Observe(slog.New(slog.NewJSONHandler(&log, nil)), web.NewMetrics(prometheus.NewRegistry()))(apikey.Require(keys, time.Now, func(*apikey.Key, string) {})(next))
+	h := web.Observe(slog.New(slog.NewJSONHandler(&log, nil)), web.NewMetrics(prometheus.NewRegistry()), nil)(apikey.Require(keys, time.Now, func(*apikey.Key, string) {})(next))
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	for _, v := range values {
 		r.Header.Add("x-api-key", v)

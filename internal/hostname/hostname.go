@@ -93,11 +93,11 @@ func originHost(s string) (string, error) {
 
 // List reads each entry of a list, and returns them without duplicates. Empty
 // entries are left out, but not all of them; all mistakes are reported.
-func List(entries []string, read func(string) (string, error)) ([]string, error) {
+func List[T comparable](entries []string, read func(string) (T, error)) ([]T, error) {
 	var (
-		list []string
+		list []T
 		errs []error
-		seen = make(map[string]bool)
+		seen = make(map[T]bool)
 	)
 	for _, entry := range entries {
 		if entry = strings.TrimSpace(entry); entry == "" {
@@ -115,6 +115,29 @@ func List(entries []string, read func(string) (string, error)) ([]string, error)
 		return nil, errors.New("has no entry that is not empty")
 	}
 	return list, errors.Join(errs...)
+}
+
+// Network reads a network in CIDR notation, or a single address.
+func Network(s string) (netip.Prefix, error) {
+	const form = "must be a network such as 10.0.0.0/8 or fd00::/8, or an IP address"
+	if addr, err := netip.ParseAddr(s); err == nil && addr.Zone() == "" {
+		addr = addr.Unmap()
+		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	}
+	network, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, errors.New(form)
+	}
+	if addr := network.Addr(); addr.Is4In6() {
+		if network.Bits() < 96 {
+			return netip.Prefix{}, errors.New(form)
+		}
+		network = netip.PrefixFrom(addr.Unmap(), network.Bits()-96)
+	}
+	if network != network.Masked() {
+		return netip.Prefix{}, fmt.Errorf("is an address in a network: write %v for the network, or %v for the address", network.Masked(), network.Addr())
+	}
+	return network, nil
 }
 
 // Server reports whether s may be the host of a server that this program

@@ -144,6 +144,24 @@ func TestList(t *testing.T) {
 	}
 }
 
+func TestNetwork(t *testing.T) {
+	t.Parallel()
+	for s, want := range map[string]string{
+		"10.0.0.0/8": "10.0.0.0/8", "192.0.2.7": "192.0.2.7/32", "0.0.0.0/0": "0.0.0.0/0", "fd00::/8": "fd00::/8", "2001:DB8:0::1": "2001:db8::1/128",
+		"::ffff:10.0.0.0/104": "10.0.0.0/8", "::ffff:192.0.2.7": "192.0.2.7/32", "::/0": "::/0",
+		"": "", "10.0.0.1/8": "", "10.0.0.0/33": "", "10.0.0": "", "10.0.0.0/": "", "/8": "", "10.0.0.0-10.0.0.255": "", "10.*": "", "balancer": "",
+		"fe80::1%eth0": "", "fe80::%eth0/10": "", "::ffff:0:0/90": "", "[::1]": "", "127.0.0.1:80": "", "010.0.0.0/8": "", "*": "",
+	} {
+		got, err := hostname.Network(s)
+		if (err == nil) != (want != "") || err == nil && got.String() != want {
+			t.Errorf("Network(%q) = %v, %v; want %q", s, got, err, want)
+		}
+	}
+	if _, err := hostname.Network("10.0.0.1/8"); err == nil || !strings.Contains(err.Error(), "10.0.0.0/8") || !strings.Contains(err.Error(), "10.0.0.1 ") {
+		t.Errorf("an address within a network: %v", err)
+	}
+}
+
 func TestServer(t *testing.T) {
 	t.Parallel()
 	for s, want := range map[string]bool{

@@ -118,7 +118,7 @@ func newEndpoint(q *plan.Quota, t *plan.Throttle) *endpoint {
 	mux.Handle("/twice", m.Throttle(m.Charge(1)(served))) // as an endpoint that can be repeated
 	mux.Handle("/usage", m.Free(web.Handler(m.Usage)))
 	e.h = apikey.Require(finder{&apikey.Key{ID: "1", Name: "first", Plan: e.plan, Enabled: true}}, time.Now, func(*apikey.Key, string) {})(mux)
-	e.h = web.Observe(log, web.NewMetrics(prometheus.NewRegistry()))(web.Recover(e.h))
+	e.h = web.Observe(log, web.NewMetrics(prometheus.NewRegistry()), nil)(web.Recover(e.h))
 	return e
 }
 

@@ -41,7 +41,7 @@ func decodeServer(t *testing.T, middlewares ...func(http.Handler) http.Handler) 
 	for _, m := range middlewares {
 		h = m(h)
 	}
-	srv := httptest.NewServer(Observe(slog.New(slog.DiscardHandler), NewMetrics(prometheus.NewRegistry()))(h))
+	srv := httptest.NewServer(Observe(slog.New(slog.DiscardHandler), NewMetrics(prometheus.NewRegistry()), nil)(h))
 	t.Cleanup(srv.Close)
 	return srv
 }

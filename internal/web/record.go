@@ -20,7 +20,8 @@ import (
 
 // A Record is what will be logged of a request, once, when it has been
 // answered. Whoever learns something on the way fills it in. It holds no
-// header, path or query of the request: people put keys there by mistake.
+// header, path or query of the request: people put keys there by mistake. (The
+// id may be that of a proxy which is trusted.)
 //
 // It belongs to the goroutine that serves the request.
 type Record struct {
@@ -146,8 +147,9 @@ var (
 // Observe is the outermost middleware. It gives each request its record and
 // its X-Request-Id, sets the headers that every answer has, and at the end
 // writes the record to log and counts it in m. Of requests that anybody can send
-// in any number it logs samples, but counts each.
-func Observe(log *slog.Logger, m *Metrics) func(http.Handler) http.Handler {
+// in any number it logs samples, but counts each. What proxies say of a request is
+// believed.
+func Observe(log *slog.Logger, m *Metrics, proxies Proxies) func(http.Handler) http.Handler {
 	samples := &sampler{seen: map[lineKind]*lines{}}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -156,7 +158,10 @@ func Observe(log *slog.Logger, m *Metrics) func(http.Handler) http.Handler {
 			defer m.inFlight.Dec()
 
 			x := &exchange{Context: r.Context()}
-			x.rec.ID, x.rec.onStatus = rand.Text(), x.onStatus[:0]
+			x.rec.ID, x.rec.onStatus = proxies.requestID(r), x.onStatus[:0]
+			if x.rec.ID == "" {
+				x.rec.ID = rand.Text()
+			}
 			x.response = response{w, &x.rec}
 			x.id[0] = x.rec.ID
 			h := w.Header()
@@ -165,13 +170,13 @@ func Observe(log *slog.Logger, m *Metrics) func(http.Handler) http.Handler {
 			h["Cache-Control"] = noStore
 
 			// Also when the connection is aborted by a panic.
-			defer func() { m.done(x, log, samples, r, &x.rec, begin) }()
+			defer func() { m.done(x, log, samples, proxies, r, &x.rec, begin) }()
 			next.ServeHTTP(&x.response, r.WithContext(x))
 		})
 	}
 }
 
-func (m *Metrics) done(ctx context.Context, log *slog.Logger, samples *sampler, r *http.Request, rec *Record, begin time.Time) {
+func (m *Metrics) done(ctx context.Context, log *slog.Logger, samples *sampler, proxies Proxies, r *http.Request, rec *Record, begin time.Time) {
 	now := time.Now()
 	d := now.Sub(begin)
 	if rec.status == 0 {
@@ -212,7 +217,7 @@ func (m *Metrics) done(ctx context.Context, log *slog.Logger, samples *sampler, 
 		slog.Int("status", rec.status),
 		slog.Duration("duration", d),
 		slog.Int64("bytes", rec.bytes),
-		slog.String("remote", r.RemoteAddr),
+		slog.String("client", proxies.client(r)),
 		unlessEmpty("key", rec.Key),
 		unlessEmpty("plan", rec.Plan),
 		unlessEmpty("refused", rec.Refused),

@@ -35,7 +35,7 @@ type frame struct {
 
 func newFrame() *frame {
 	f := &frame{reg: prometheus.NewRegistry()}
-	f.mw = web.Observe(slog.New(slog.NewJSONHandler(&f.log, nil)), web.NewMetrics(f.reg))
+	f.mw = web.Observe(slog.New(slog.NewJSONHandler(&f.log, nil)), web.NewMetrics(f.reg), nil)
 	return f
 }
 
@@ -619,7 +619,7 @@ func TestObserveLog(t *testing.T) {
 		want := map[string]any{
 			"time": time.Now().Format(time.RFC3339Nano), "level": "INFO", "msg": "request",
 			"id": w.Header().Get("X-Request-Id"), "method": "GET", "route": "/things/{id}", "status": 202.0,
-			"duration": 250e6, "bytes": 20.0, "remote": "192.0.2.1:1234",
+			"duration": 250e6, "bytes": 20.0, "client": "192.0.2.1",
 			"key": "brooks", "plan": "free", "refused": "disabled", "error": "first\nsecond",
 		}
 		if diff := cmp.Diff(want, f.record(t)); diff != "" {
@@ -690,7 +690,7 @@ func TestObserveLogLevel(t *testing.T) {
 	var log bytes.Buffer
 	reg := prometheus.NewRegistry()
 	f := &frame{reg: reg}
-	mw := web.Observe(slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelError})), web.NewMetrics(reg))
+	mw := web.Observe(slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelError})), web.NewMetrics(reg), nil)
 	for _, status := range []int{200, 499, 500} {
 		serve(mw(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(status) })), http.MethodGet, "/")
 	}

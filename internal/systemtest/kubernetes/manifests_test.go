@@ -395,6 +395,10 @@ func TestSettings(t *testing.T) {
 		if tls := overlay == "production"; (settings["TLS_DOMAINS"] != "") != tls {
 			t.Errorf("TLS_DOMAINS is %q", settings["TLS_DOMAINS"])
 		}
+		// Only a Gateway speaks HTTP for its clients.
+		if gateway := overlay == "production-gateway"; (settings["TRUSTED_PROXIES"] != "") != gateway {
+			t.Errorf("TRUSTED_PROXIES is %q", settings["TRUSTED_PROXIES"])
+		}
 
 		// The collector's limit leaves some of the memory to what it does not see.
 		limit := float64(main.Resources.Limits.Memory().Value())
