@@ -54,7 +54,7 @@ image: ## Build the container image
 up: image ## Start all of docker-compose.yml: a balancer, replicas, PostgreSQL, Redis
 	$(COMPOSE) up -d
 	@$(COMPOSE) logs --no-color plans
-	@echo; echo "The API is on http://localhost:8080"
+	@echo; echo "The API is on http://$$($(COMPOSE) port balancer 8080 | sed 's/^0[.]0[.]0[.]0:/localhost:/')"
 
 .PHONY: upgrade
 upgrade: image ## Migrate and replace the replicas one by one, by this version; fails no request
@@ -67,12 +67,12 @@ logs: ## Follow the logs of docker-compose.yml
 
 .PHONY: down
 down: ## Stop docker-compose.yml; the data stays
-	$(COMPOSE) --profile tls --profile observability down
+	$(COMPOSE) --profile observability down --remove-orphans
 
 .PHONY: destroy
 destroy: ## Remove docker-compose.yml and ITS DATA: keys, counts, usage
 	@read -p "This removes all keys, counts and usage for good. Type destroy to go on: " answer; test "$$answer" = destroy || { echo "nothing was removed"; exit 1; }
-	$(COMPOSE) --profile tls --profile observability down --volumes
+	$(COMPOSE) --profile observability down --remove-orphans --volumes
 
 .PHONY: test
 test: ## Run every test, with the race detector, on a real PostgreSQL and Redis

@@ -460,6 +460,21 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
+// Hints name commands as a person calls them there.
+func TestHintsNameCommand(t *testing.T) {
+	t.Parallel()
+	env := map[string]string{"HELLOAPI_COMMAND": "docker compose run --rm helloapi", "DATABASE_URL": "sqlite:" + t.TempDir() + "/none.db"}
+	for want, args := range map[string][]string{
+		"`docker compose run --rm helloapi keys create --help` shows": {"keys", "create", "bob"},
+		"`docker compose run --rm helloapi --help` shows":             {"serv"},
+		"run `docker compose run --rm helloapi migrate`":              {"keys", "list"},
+	} {
+		if _, _, err := helloapi(t, env, args...); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "`helloapi ") {
+			t.Errorf("helloapi %s: %v, want %s", strings.Join(args, " "), err, want)
+		}
+	}
+}
+
 // All that is wrong with the settings is said at once, and none of it quotes
 // what may be secret.
 func TestSettingsErrors(t *testing.T) {

@@ -89,6 +89,12 @@ func TestServeRole(t *testing.T) {
 	p := start(t, t.TempDir(), "DATABASE_URL="+r.serve, "REDIS_URL="+backendtest.RedisURL(t), "ADDR=127.0.0.1:0",
 		"TLS_DOMAINS=a.test", "ACME_DIRECTORY_URL=https://127.0.0.1:1/dir", "TLS_ADDR=127.0.0.1:0", "HTTP_ADDR=off", "CERT_ENCRYPTION_KEY="+aKey)
 	key := must(t, r.owner, "keys", "create", "bob", "--plan", "free")
+	// Where it may not do what a command does, the error has the command that may.
+	for command, want := range map[string]string{"": "`helloapi keys rotate …`", "docker compose run --rm helloapi": "`docker compose run --rm helloapi keys rotate …`"} {
+		if _, _, err := helloapi(t, map[string]string{"DATABASE_URL": r.serve, "HELLOAPI_COMMAND": command}, "keys", "rotate", "bob", "--yes"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a replica's role rotates a key: %v, want %s", err, want)
+		}
+	}
 	hello := func() answer { return get(t, "http://"+p.addr+"/hello?name=bob", key) }
 	for i := range 5 {
 		if a := hello(); a.body != fmt.Sprintf(`{"message":"Hello bob #%d!"}`, i+1) {

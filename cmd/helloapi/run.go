@@ -94,9 +94,33 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdin i
 		if errors.As(err, &parse) {
 			kctx = parse.Context
 		}
-		return errors.Join(problems, usageHint(kctx))
+		return calledAs(getenv, errors.Join(problems, usageHint(kctx)))
 	}
-	return kctx.Run(&program{ctx, getenv, stdin, stdout, stderr})
+	err = kctx.Run(&program{ctx, getenv, stdin, stdout, stderr})
+	if command := commandPath(kctx); backend.Forbidden(err) && command != "helloapi serve" {
+		err = errors.Join(err, fmt.Errorf("the role in DATABASE_URL may not do this, the owner of the tables may: `%s …`", command))
+	}
+	return calledAs(getenv, err)
+}
+
+// A localError names commands as a person calls them where this program runs.
+type localError struct {
+	error
+	command string
+}
+
+func (e localError) Error() string {
+	return strings.ReplaceAll(e.error.Error(), "`helloapi ", "`"+e.command+" ")
+}
+
+func (e localError) Unwrap() error { return e.error }
+
+// calledAs has the hints of err name the commands as HELLOAPI_COMMAND says.
+func calledAs(getenv func(string) string, err error) error {
+	if command := getenv("HELLOAPI_COMMAND"); command != "" && err != nil {
+		return localError{err, command}
+	}
+	return err
 }
 
 // newParser returns what reads the command line.
@@ -143,6 +167,12 @@ func asCommand(args []string) []string {
 
 // usageHint says whose help has what was given in a wrong way.
 func usageHint(kctx *kong.Context) error {
+	return fmt.Errorf("`%s --help` shows what it takes", commandPath(kctx))
+}
+
+// commandPath is the command that was given, without its arguments: they may be
+// secret.
+func commandPath(kctx *kong.Context) string {
 	command := "helloapi"
 	if kctx != nil {
 		for _, step := range kctx.Path {
@@ -151,7 +181,7 @@ func usageHint(kctx *kong.Context) error {
 			}
 		}
 	}
-	return fmt.Errorf("`%s --help` shows what it takes", command)
+	return command
 }
 
 // variable returns the name of the environment's twin of a flag: a setting of

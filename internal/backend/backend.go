@@ -199,6 +199,10 @@ func OpenDatabase(ctx context.Context, url string) (Database, error) {
 	return newDatabase(s), nil
 }
 
+// Forbidden reports whether err is that the role in the database's URL lacks a
+// right, which the owner of the tables has.
+func Forbidden(err error) bool { return postgres.Forbidden(err) }
+
 // Migrate brings a database to the present schema and returns the names of
 // the migrations that it took.
 func Migrate(ctx context.Context, url string) ([]string, error) {

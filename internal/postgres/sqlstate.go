@@ -56,6 +56,9 @@ func judge(err error) database.Verdict {
 	return database.Unproven
 }
 
+// Forbidden reports whether err is that the role lacks a right.
+func Forbidden(err error) bool { return isCode(err, noPrivilege) }
+
 func isCode(err error, codes ...string) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && slices.Contains(codes, e.Code)
