@@ -19,13 +19,14 @@ ARG TARGETOS TARGETARCH VERSION
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -ldflags "-s -w -X main.release=$VERSION" -o /out/helloapi ./cmd/helloapi \
-    && mkdir -m 770 /out/data
+    && mkdir /out/root && mkdir -m 770 /out/root/data
 
 FROM ${RUNTIME_IMAGE}
 COPY --from=build /out/helloapi /usr/local/bin/helloapi
 # Where the SQLite database is unless DATABASE_URL says otherwise: docker run -v helloapi:/data keeps it. A new volume
-# takes its owner from here. Platforms that choose a user (OpenShift) run it in group 0.
-COPY --from=build --chown=65532:0 /out/data /data
+# takes its owner and its mode from here. Platforms that choose a user (OpenShift) run it in group 0. What is copied is the
+# folder above: a folder that is itself copied loses its mode.
+COPY --from=build --chown=65532:0 /out/root /
 WORKDIR /
 USER 65532:65532
 EXPOSE 8080

@@ -90,7 +90,7 @@ test-long: ## Run the tests of outages with their long cases too
 .PHONY: e2e
 e2e: ## Try docker-compose.yml as a whole under load, with stand-ins for third-party images (needs Docker)
 	deploy/e2e/images
-	cd $(SYSTEMTEST) && go test -tags e2e -count=1 -timeout 10m -v ./e2e
+	cd $(SYSTEMTEST) && go test -tags e2e -count=1 -timeout 15m -v ./e2e
 
 .PHONY: deploy
 deploy: ## Bring the cluster of kubectl to OVERLAY (local), and wait until it serves

@@ -31,6 +31,8 @@ type project struct {
 	name    string
 	command []string // docker compose, or docker-compose
 	env     []string
+	files   string // for COMPOSE_FILE, without TLS
+	root    string // of the repository
 	url     string // of the balancer
 
 	tls, challenge string // addresses of balancer-tls
@@ -58,19 +60,20 @@ func newProject(t *testing.T) *project {
 	p := &project{
 		t: t, name: fmt.Sprintf("helloapi-e2e-%d", os.Getpid()), command: []string{"docker-compose"},
 		url: "http://" + addr, tls: tls, challenge: challenge,
+		root: root, files: root + "/docker-compose.yml:" + root + "/deploy/e2e/docker-compose.yml",
 	}
 	if exec.Command("docker", "compose", "version").Run() == nil {
 		p.command = []string{"docker", "compose"}
 	}
 	p.env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+p.name, "COMPOSE_ANSI=never", "COMPOSE="+strings.Join(p.command, " "),
-		"COMPOSE_FILE="+root+"/docker-compose.yml:"+root+"/deploy/e2e/docker-compose.yml",
+		"COMPOSE_FILE="+p.files, fmt.Sprintf("API_NETWORK=10.%d.%d", 200+os.Getpid()>>8%50, os.Getpid()%256),
 		"HELLOAPI_IMAGE="+image, "HTTP_PORT="+addr, "TLS_PORT="+tls, "CHALLENGE_PORT="+challenge, "PROMETHEUS_PORT=0")
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("logs:\n%s", p.logs())
 		}
 		// Its images are kept for the next run, but not those that it made.
-		if out, err := p.try("--profile", "observability", "--profile", "tls", "down", "--volumes", "--remove-orphans", "--timeout", "1"); err != nil {
+		if out, err := p.try("--profile", "observability", "down", "--volumes", "--remove-orphans", "--timeout", "1"); err != nil {
 			t.Errorf("clean up: %v\n%s", err, out)
 		}
 		for _, kind := range []string{"container", "network", "volume"} {
@@ -122,12 +125,45 @@ func (p *project) compose(args ...string) string {
 	return out
 }
 
-// roll is `make roll`.
+// roll runs deploy/compose/roll.
 func (p *project) roll() {
 	p.t.Helper()
-	if out, err := p.run(exec.Command("../../../deploy/compose/roll")); err != nil {
+	if out, err := p.tryRoll(); err != nil {
 		p.t.Fatalf("%v\n%s", err, out)
 	}
+}
+
+// tryRoll returns what it prints. An error has that too.
+func (p *project) tryRoll(args ...string) (string, error) {
+	return p.run(exec.Command(p.root+"/deploy/compose/roll", args...))
+}
+
+// refusesToRoll checks that roll fails, with each of want in what it prints, and
+// that afterwards the replicas are those from before.
+func (p *project) refusesToRoll(want ...string) {
+	p.t.Helper()
+	before := p.allReplicas()
+	begin := time.Now()
+	_, err := p.tryRoll()
+	p.t.Logf("roll gave up after %v: %v", time.Since(begin).Round(100*time.Millisecond), err)
+	if err == nil {
+		p.t.Fatal("roll did not fail")
+	}
+	for _, text := range want {
+		if !strings.Contains(err.Error(), text) {
+			p.t.Errorf("roll does not say %q", text)
+		}
+	}
+	if after := p.allReplicas(); after != before {
+		p.t.Errorf("the replicas were\n%s\nand are\n%s", before, after)
+	}
+}
+
+// allReplicas are the containers of api, also those that do not run, with their
+// states.
+func (p *project) allReplicas() string {
+	p.t.Helper()
+	return docker(p.t, "ps", "-a", "--filter", "label=com.docker.compose.project="+p.name, "--filter", "label=com.docker.compose.service=api", "--format", "{{.ID}} {{.Names}} {{.State}}")
 }
 
 func (p *project) logs() string {

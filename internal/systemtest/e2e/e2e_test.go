@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -84,6 +85,48 @@ func TestImage(t *testing.T) {
 	}
 }
 
+// The image works as any user of group 0. Where that may not write, it says in
+// one line what to do, and that does.
+func TestImageAsAnyUser(t *testing.T) {
+	run := func(args ...string) (id, status string, logs string) {
+		t.Helper()
+		id = docker(t, append(append([]string{"run", "-d", "--user", "12345:0", "--read-only", "--cap-drop=ALL"}, args...), image)...)
+		t.Cleanup(func() { docker(t, "rm", "-f", "-v", id) })
+		waitFor(t, 15*time.Second, "it to serve or end", func() bool {
+			status, logs = docker(t, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", id), logOf(t, id)
+			return strings.HasPrefix(status, "exited") || strings.Contains(logs, "msg=serving")
+		})
+		return id, status, logs
+	}
+	volume := docker(t, "volume", "create")
+	t.Cleanup(func() { docker(t, "volume", "rm", volume) })
+	for _, args := range [][]string{{"-v", volume + ":/data"}, {"--tmpfs", "/srv/api:mode=770,uid=0,gid=0", "-e", "DATABASE_URL=sqlite:/srv/api/helloapi.db"}} {
+		id, status, logs := run(args...)
+		if status != "running 0" {
+			t.Errorf("%s: %s\n%s", args, status, logs)
+			continue
+		}
+		if out := docker(t, "exec", id, "helloapi", "keys", "list"); !strings.Contains(out, "testkey1") {
+			t.Errorf("%s: keys list:\n%s", args, out)
+		}
+	}
+
+	folder := t.TempDir()
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]string{
+		"a folder of root's": {"-v", folder + ":/data"},
+		"a read-only folder": {"-v", volume + ":/data:ro", "-e", "DATABASE_URL=sqlite:/data/other.db"},
+		"no folder":          {"-e", "DATABASE_URL=sqlite:/srv/api/helloapi.db"},
+	} {
+		_, status, logs := run(args...)
+		if status != "exited 1" || strings.Count(strings.TrimSpace(logs), "\n") > 0 || !strings.Contains(logs, "let user 12345 (group 0) write there, or set DATABASE_URL=sqlite:PATH") {
+			t.Errorf("%s: %s\n%s", name, status, logs)
+		}
+	}
+}
+
 // keyValue is a key's value, which no log may have.
 var keyValue = regexp.MustCompile(`hk_[0-9A-Za-z]{38}`)
 
@@ -124,6 +167,50 @@ func TestCompose(t *testing.T) {
 		unlimited = p.helloapi("keys", "create", "load", "--plan", "unlimited")
 	})
 
+	part("Commands", func(t *testing.T) {
+		if out := p.helloapi(); !strings.Contains(out, "Usage: helloapi <command>") {
+			t.Errorf("`run --rm helloapi` prints:\n%s", out)
+		}
+		// A replica may not change keys. It says who may.
+		_, err := p.try("exec", "-T", "api", "helloapi", "keys", "rotate", "testkey1", "--yes")
+		if err == nil || !strings.Contains(err.Error(), "`docker compose run --rm helloapi keys rotate …`") {
+			t.Errorf("a replica rotates a key: %v", err)
+		}
+	})
+
+	// The log of a replica has the client's address and the balancer's id of a
+	// request, whatever the client says they are.
+	part("ClientAddress", func(t *testing.T) {
+		balancer := p.compose("ps", "-q", "balancer")
+		// What this machine sends comes from Docker's gateway.
+		want := docker(t, "inspect", "-f", fmt.Sprintf(`{{(index .NetworkSettings.Networks "%s_api").Gateway}}`, p.name), balancer)
+		ask := func(url string) string {
+			t.Helper()
+			req, err := http.NewRequest(http.MethodGet, url+"/hello", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header = http.Header{"X-Forwarded-For": {"192.0.2.66, " + p.address(balancer)}, "X-Request-Id": {"chosen-by-the-client"}}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			return resp.Header.Get("X-Request-Id")
+		}
+		for _, url := range []string{p.url, "http://" + net.JoinHostPort(p.address(p.replicas()[0]), "8080")} {
+			id := ask(url)
+			var logged []string
+			waitFor(t, 10*time.Second, "the request in the log", func() bool {
+				logged = regexp.MustCompile(`msg=request id=` + regexp.QuoteMeta(id) + ` .* client=(\S+)`).FindStringSubmatch(p.compose("logs", "--no-color", "api"))
+				return logged != nil
+			})
+			if id == "chosen-by-the-client" || logged[1] != want {
+				t.Errorf("a request to %s has the id %s, and is logged with the client %s, want %s", url, id, logged[1], want)
+			}
+		}
+	})
+
 	part("LeastPrivilege", func(t *testing.T) {
 		if got := p.sql("SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name = 'helloapi'"); got != "helloapi_serve" {
 			t.Errorf("replicas are connected as %q", got)
@@ -134,7 +221,8 @@ func TestCompose(t *testing.T) {
 	})
 
 	part("ScaledToFive", func(t *testing.T) {
-		p.compose("up", "-d", "--scale", "api=5")
+		p.set("REPLICAS", "5")
+		p.compose("up", "-d")
 		p.waitForUp(5)
 		before := p.servers()
 		for range 50 {
@@ -187,6 +275,7 @@ func TestCompose(t *testing.T) {
 		}
 		last := p.count("brooks")
 		p.compose("down")
+		p.set("REPLICAS", "3")
 		p.compose("up", "-d")
 		p.waitForUp(3)
 		if n, err := p.greet(unlimited, "brooks"); n != last+1 || err != nil {
@@ -237,6 +326,19 @@ func TestCompose(t *testing.T) {
 			}
 		}
 		p.waitForUp(3)
+	})
+
+	// A replica that can't start never takes the place of one that serves, and
+	// nothing of it stays.
+	part("FailedRoll", func(t *testing.T) {
+		l := p.load(unlimited, "failed roll")
+		p.set("LOG_LEVEL", "loud")
+		p.refusesToRoll("LOG_LEVEL: none -> loud", "LOG_LEVEL: must be one of debug,info,warn,error", "0 of 3 replicas are replaced")
+		p.set("LOG_LEVEL", "")
+		p.set("SERVE_PASSWORD", "wrong")
+		p.refusesToRoll("DATABASE_URL: changes (the value is secret)", "check user and password in DATABASE_URL")
+		p.set("SERVE_PASSWORD", "serve")
+		noneFailed(t, l.Stop(), "failed roll")
 	})
 
 	part("UpgradeWithMigration", func(t *testing.T) {
@@ -379,6 +481,44 @@ func TestCompose(t *testing.T) {
 		})
 	}
 
+	// PostgreSQL is gone, and then it is there and does not answer: no request
+	// waits for it for long, and all replicas serve again by themselves.
+	part("PostgresAway", func(t *testing.T) {
+		const back = `msg="PostgreSQL serves again"`
+		postgres := p.compose("ps", "-q", "postgres")
+		for _, outage := range [][2]string{{"stop", "start"}, {"pause", "unpause"}} {
+			before := map[string]int{}
+			for _, id := range p.replicas() {
+				before[id] = strings.Count(logOf(t, id), back)
+			}
+			l := p.load(unlimited, "away")
+			docker(t, outage[0], postgres)
+			time.Sleep(8 * time.Second) // of load
+			docker(t, outage[1], postgres)
+			p.waitForUp(3)
+			r := l.Stop()
+			t.Logf("%s: %v", outage[0], r)
+			if r.Slowest >= 5*time.Second {
+				t.Errorf("%s: a request took %v", outage[0], r.Slowest)
+			}
+			exact(t, r, "away")
+			for _, f := range r.Failures {
+				if f.Status != http.StatusServiceUnavailable || f.Body != `{"message":"Service Unavailable"}` {
+					t.Fatalf("%s: failed: %v", outage[0], f)
+				}
+			}
+			if len(r.Failures) == 0 {
+				t.Errorf("%s: no request failed", outage[0])
+			}
+			if _, err := p.greet(unlimited, "away"); err != nil {
+				t.Error(err)
+			}
+			for id, n := range before {
+				waitFor(t, 10*time.Second, "a replica to log that PostgreSQL serves again", func() bool { return strings.Count(logOf(t, id), back) > n })
+			}
+		}
+	})
+
 	part("NoReplica", func(t *testing.T) {
 		p.compose("up", "-d", "--no-deps", "--scale", "api=0", "api")
 		var status *load.StatusError
@@ -411,7 +551,7 @@ func TestCompose(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if resp.StatusCode != http.StatusNoContent || resp.Header.Get("Access-Control-Allow-Origin") != "*" || resp.Header.Get("Access-Control-Allow-Headers") != "x-api-key" {
+		if resp.StatusCode != http.StatusOK || resp.Header.Get("Access-Control-Allow-Origin") != "*" || resp.Header.Get("Access-Control-Allow-Headers") != "x-api-key" {
 			t.Errorf("preflight: %d %v", resp.StatusCode, resp.Header)
 		}
 		p.compose("up", "-d")
@@ -426,10 +566,21 @@ func TestCompose(t *testing.T) {
 	part("TLS", func(t *testing.T) {
 		sealedBy := make([]byte, 32)
 		_, _ = rand.Read(sealedBy) // never fails
+		withTLS := p.files + ":" + p.root + "/deploy/compose/tls.yml:" + p.root + "/deploy/e2e/tls.yml"
+		p.set("COMPOSE_FILE", withTLS)
 		p.set("TLS_DOMAINS", "api.example.com")
-		p.set("CERT_ENCRYPTION_KEY", base64.StdEncoding.EncodeToString(sealedBy))
+		// Without a key nothing is replaced.
+		before := p.allReplicas()
+		if _, err := p.try("up", "-d"); err == nil || !strings.Contains(err.Error(), "openssl rand -base64 32") {
+			t.Errorf("without CERT_ENCRYPTION_KEY: %v", err)
+		}
+		if after := p.allReplicas(); after != before {
+			t.Errorf("the replicas were\n%s\nand are\n%s", before, after)
+		}
+		key := base64.StdEncoding.EncodeToString(sealedBy)
+		p.set("CERT_ENCRYPTION_KEY", key)
 		p.set("ACME_DIRECTORY_URL", "https://127.0.0.1:1/directory")
-		p.compose("--profile", "tls", "up", "-d")
+		p.compose("up", "-d")
 		p.waitForUp(3)
 		req, err := http.NewRequest(http.MethodGet, "http://"+p.challenge+"/docs", nil)
 		if err != nil {
@@ -450,6 +601,14 @@ func TestCompose(t *testing.T) {
 		if !errors.As(err, &alert) || alert.Op != "remote error" {
 			t.Errorf("a TLS handshake: %v, want an alert by a replica", err)
 		}
+		// Nobody ends TLS by mistake, nor with a key that opens nothing.
+		p.set("COMPOSE_FILE", p.files)
+		p.refusesToRoll("TLS_DOMAINS: api.example.com -> none", "this would end TLS for api.example.com", "--drop-tls")
+		p.set("COMPOSE_FILE", withTLS)
+		_, _ = rand.Read(sealedBy)
+		p.set("CERT_ENCRYPTION_KEY", base64.StdEncoding.EncodeToString(sealedBy))
+		p.refusesToRoll("CERT_ENCRYPTION_KEY: changes (the value is secret)", "give the same to all replicas")
+		p.set("CERT_ENCRYPTION_KEY", key)
 		if _, err := p.greet(unlimited, "x"); err != nil {
 			t.Error(err)
 		}
@@ -507,6 +666,16 @@ func (p *project) lockGreetings() (unlock func()) {
 			p.t.Errorf("lock greetings: %v", err)
 		}
 	}
+}
+
+// logOf is what a container has logged.
+func logOf(t *testing.T, id string) string {
+	t.Helper()
+	out, err := exec.Command("docker", "logs", id).CombinedOutput()
+	if err != nil {
+		t.Fatalf("docker logs: %v\n%s", err, out)
+	}
+	return string(out)
 }
 
 // metric is the value of a metric of a replica.
