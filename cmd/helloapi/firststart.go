@@ -82,10 +82,10 @@ func showFirstKeys(p *program, plans plan.Plans, keys []apikey.Key, values []api
 	t := tabwriter.NewWriter(&b, 0, 0, 3, ' ', 0)
 	for i, k := range keys {
 		pl := byName[k.Plan.Name]
-		fmt.Fprintf(t, "  %s\t%s\t%s: %s, %s\n", k.Name, values[i].Reveal(), pl.Name, pl.Quota, pl.Throttle)
+		fmt.Fprintf(t, "  %s\t%s\t%s: %s\n", k.Name, values[i].Reveal(), pl.Name, pl.Quota)
 	}
 	t.Flush()
-	fmt.Fprintf(&b, "\nTry it:\n\n  curl -H 'x-api-key: %s' '%s/hello?name=brooks'\n\n", values[0].Reveal(), url)
+	fmt.Fprintf(&b, "\nTry it:\n\n  curl -H 'x-api-key: %s' \\\n    '%s/hello?name=brooks'\n\n", values[0].Reveal(), url)
 	if pages {
 		fmt.Fprintf(&b, "Or in a browser:\n\n  %s/\n\n", url)
 	}

@@ -101,9 +101,9 @@ type keysCreateCmd struct {
 	output
 	valueFlag
 	Name        string `arg:"" help:"What the key is known by."`
-	Plan        string `required:"" complete:"plans" help:"The usage plan that limits it; see helloapi plans list."`
-	Description string `help:"A note."`
-	CustomerID  string `help:"Your own id of whom the key belongs to."`
+	Plan        string `required:"" placeholder:"PLAN" complete:"plans" help:"The usage plan that limits it; see helloapi plans list."`
+	Description string `placeholder:"TEXT" help:"A note."`
+	CustomerID  string `placeholder:"ID" help:"Your own id of whom the key belongs to."`
 	Expires     string `placeholder:"WHEN" help:"When to refuse it from: a date (2030-12-31), a time (2030-12-31T12:00:00Z), or how long from now (720h, 30d). Default: never."`
 }
 
@@ -196,10 +196,10 @@ func afterNow(s string, now time.Time) (time.Time, bool) {
 type keysUpdateCmd struct {
 	keyArg
 	output
-	Plan        *string `variable:"HELLOAPI_UPDATE_PLAN" complete:"plans" help:"The usage plan that limits it from now on. What it used so far stays used."`
+	Plan        *string `variable:"HELLOAPI_UPDATE_PLAN" placeholder:"PLAN" complete:"plans" help:"The usage plan that limits it from now on. What it used so far stays used."`
 	Expires     *string `variable:"HELLOAPI_UPDATE_EXPIRES" placeholder:"WHEN" help:"When to refuse it from: a date (2030-12-31), a time (2030-12-31T12:00:00Z), how long from now (720h, 30d), or never."`
-	Description *string `variable:"HELLOAPI_UPDATE_DESCRIPTION" help:"A note."`
-	CustomerID  *string `variable:"HELLOAPI_UPDATE_CUSTOMER_ID" help:"Your own id of whom the key belongs to, from now on."`
+	Description *string `variable:"HELLOAPI_UPDATE_DESCRIPTION" placeholder:"TEXT" help:"A note."`
+	CustomerID  *string `variable:"HELLOAPI_UPDATE_CUSTOMER_ID" placeholder:"ID" help:"Your own id of whom the key belongs to, from now on."`
 }
 
 func (c *keysUpdateCmd) Run(p *program) error {
@@ -317,7 +317,7 @@ func (c *keysRotateCmd) confirmCut(p *program, db backend.Database) (bool, error
 	if used == 0 || c.Grace > 0 {
 		c.Yes = true // nobody is cut off
 	}
-	return c.confirm(p, fmt.Sprintf("Give key %q a new value. It had %d requests in the last 30 days; its present value is refused after %v (--grace).", c.Key, used, c.Grace))
+	return c.confirm(p, fmt.Sprintf("Give key %q a new value. It had %d requests in the last 30 days; its current value is refused at once; with --grace 24h it would be good for a day more.", c.Key, used))
 }
 
 type keysEnableCmd struct {
@@ -531,9 +531,9 @@ func (c *keysWhichCmd) Run(p *program) error {
 type keysListCmd struct {
 	database
 	output
-	Plan       string `variable:"HELLOAPI_LIST_PLAN" complete:"plans" help:"Only keys on this plan."`
+	Plan       string `variable:"HELLOAPI_LIST_PLAN" placeholder:"PLAN" complete:"plans" help:"Only keys on this plan."`
 	Status     string `variable:"HELLOAPI_LIST_STATUS" enum:",ok,disabled,expired,no-plan" default:"" help:"Only keys of this status: ok, disabled, expired or no-plan."`
-	CustomerID string `variable:"HELLOAPI_LIST_CUSTOMER_ID" help:"Only keys of this customer."`
+	CustomerID string `variable:"HELLOAPI_LIST_CUSTOMER_ID" placeholder:"ID" help:"Only keys of this customer."`
 	Expiring   string `variable:"HELLOAPI_LIST_EXPIRING" placeholder:"TIME" help:"Only keys that expire within so long from now: 36h, 7d."`
 	Unused     string `variable:"HELLOAPI_LIST_UNUSED" placeholder:"TIME" help:"Only keys that are older than so long and were not charged since: 90d."`
 	Search     string `variable:"HELLOAPI_LIST_SEARCH" placeholder:"TEXT" help:"Only keys with this text in their name, description, customer id or id, in capitals or not."`

@@ -125,8 +125,13 @@ func TestStartOnTerminal(t *testing.T) {
 	}
 	seen, at := start("")
 	keys := keyValue.FindAllString(seen, -1)
-	if len(keys) != 3 || keys[0] != keys[2] || !strings.HasSuffix(seen, "\n\nTry it:\n\n  curl -H 'x-api-key: "+keys[0]+"' '"+at+"/hello?name=brooks'\n\nOr in a browser:\n\n  "+at+"/\n\n") {
+	if len(keys) != 3 || keys[0] != keys[2] || !strings.HasSuffix(seen, "\n\nTry it:\n\n  curl -H 'x-api-key: "+keys[0]+"' \\\n    '"+at+"/hello?name=brooks'\n\nOr in a browser:\n\n  "+at+"/\n\n") {
 		t.Errorf("the first start at %s shows:\n%s", at, seen)
+	}
+	for line := range strings.Lines(seen) {
+		if n := displayWidth(strings.TrimSpace(line)); n > 78 {
+			t.Errorf("a line of %d columns, in a terminal of 80: %s", n, line)
+		}
 	}
 	seen, at = start("on")
 	if want := "\nThe API is at " + at + "; open that in a browser to try it\n\n  bin/helloapi keys list "; !strings.HasPrefix(seen, want) {

@@ -355,6 +355,9 @@ func (s standing) describe() string {
 	if s.Limit == nil {
 		return fmt.Sprintf("%d today", s.Used)
 	}
+	if s.Granted == 0 {
+		return fmt.Sprintf("%d of %d; %d left", s.Used, *s.Limit, *s.Remaining)
+	}
 	return fmt.Sprintf("%d of %d and %d granted; %d left", s.Used, *s.Limit, s.Granted, *s.Remaining)
 }
 
