@@ -7,5 +7,6 @@ SwaggerUIBundle({
   dom_id: '#docs',
   deepLinking: true,
   persistAuthorization: false,
+  defaultModelsExpandDepth: 0,
   validatorUrl: null, // asks a server of its makers otherwise
 });

@@ -26,7 +26,7 @@ import (
 
 // files are the pages and assets of our own.
 //
-//go:embed *.html *.css *.js *.svg
+//go:embed *.html *.css *.js *.svg *.txt
 var files embed.FS
 
 const (
@@ -35,6 +35,7 @@ const (
 	javascript = "text/javascript; charset=utf-8"
 	svg        = "image/svg+xml"
 	json       = "application/json"
+	text       = "text/plain; charset=utf-8"
 )
 
 // New returns every page and asset. document is the contract, as OpenAPI.
@@ -46,6 +47,7 @@ func New(document []byte) ([]*Page, error) {
 	s.file("/assets/docs.js", javascript, "docs.js")
 	s.swagger("/assets/swagger-ui.css", css, "swagger-ui.css.gz")
 	s.swagger("/assets/swagger-ui.js", javascript, "swagger-ui-bundle.js.gz")
+	s.file("/assets/swagger-ui-license.txt", text, "swagger-ui-license.txt")
 
 	s.file("/assets/try.css", css, "try.css")
 	s.file("/assets/try.js", javascript, "try.js")
