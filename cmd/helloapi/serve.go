@@ -272,7 +272,7 @@ func (c *serveCmd) serve(p *program, log *slog.Logger, logs *logbuf.Writer) (err
 		defer func() { err = errors.Join(err, certificates.Close()) }()
 	}
 	handlers.Admin = admin.New(operator)
-	log.Info("serving", append(listeners(srv), "max_connections", connections, "memory_mib", room.Memory>>20, "open_files", room.Descriptors, "version", version())...)
+	c.logStart(p.ctx, log, srv, stores, publicURL(srv, names), room, connections)
 	return srv.Serve(p.ctx, handlers)
 }
 
