@@ -173,6 +173,52 @@ func TestKeyChangesSQLite(t *testing.T) {
 	testChanges(t, "sqlite:"+filepath.Join(dir, "data/helloapi.db"), []*process{p}, func() {})
 }
 
+// All connections of the database are ended by its administrator (57P01), again
+// and again: within two seconds everything is served, and no number was given
+// twice.
+func TestBackendsTerminated(t *testing.T) {
+	t.Parallel()
+	db := backendtest.Postgres(t)
+	admin := backendtest.SQL(t, db)
+	value := must(t, db, "keys", "create", "a", "--plan", "paid")
+	backendtest.Exec(t, db, `UPDATE plans SET quota_limit = NULL, quota_period = NULL, throttle_rate = NULL, throttle_burst = NULL`)
+	p := start(t, t.TempDir(), "DATABASE_URL="+db, "REDIS_URL="+backendtest.RedisURL(t))
+	seen := map[string]bool{}
+	greet := func() int {
+		a := get(t, "http://"+p.addr+"/hello?name=ann", value)
+		if a.status == http.StatusOK {
+			if seen[a.body] {
+				t.Fatalf("twice: %s", a.body)
+			}
+			seen[a.body] = true
+		}
+		return a.status
+	}
+	for range 20 {
+		if _, err := admin.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
+			t.Fatal(err)
+		}
+		for range 5 {
+			if got := greet(); got != http.StatusOK && got != http.StatusServiceUnavailable {
+				t.Errorf("answered %d", got)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	time.Sleep(2 * time.Second)
+	for range 20 {
+		if got := greet(); got != http.StatusOK {
+			t.Errorf("answered %d two seconds after the last connection was ended", got)
+		}
+	}
+	if a := p.readiness(t); a.status != http.StatusOK {
+		t.Errorf("not ready: %s", a.body)
+	}
+	// The change of a key is heard of, on a connection that was made anew.
+	must(t, db, "keys", "disable", "a")
+	waitFor(t, "the key to be refused", func() bool { return greet() == http.StatusForbidden })
+}
+
 // A key that is known goes on authenticating while the database is away.
 func TestDatabaseAway(t *testing.T) {
 	t.Parallel()

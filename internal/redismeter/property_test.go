@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -342,7 +343,7 @@ func TestAlone(t *testing.T) {
 // and from a wrong password.
 func TestCheckRefused(t *testing.T) {
 	t.Parallel()
-	s := backendtest.NewRedis(t)
+	s := backendtest.NewRedis(t, "--enable-protected-configs", "yes")
 	c := open(t, s.URL())
 	check := func(what string, want error) {
 		t.Helper()
@@ -372,6 +373,23 @@ func TestCheckRefused(t *testing.T) {
 	s.Do(t, "ACL", "SETUSER", "default", "-info")
 	check("without INFO", nil)
 	s.Do(t, "ACL", "SETUSER", "default", "+@all")
+	// One that can't save its snapshot refuses to write (MISCONF).
+	dir := t.TempDir()
+	s.Do(t, "CONFIG", "SET", "dir", dir)
+	s.Do(t, "CONFIG", "SET", "save", "3600 1")
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	s.Do(t, "BGSAVE")
+	for failed := false; !failed; time.Sleep(10 * time.Millisecond) {
+		failed = strings.Contains(fmt.Sprint(s.Do(t, "INFO", "persistence")), "rdb_last_bgsave_status:err")
+	}
+	check("MISCONF", limits.ErrRefused)
+	s.Do(t, "CONFIG", "SET", "save", "")
+	check("after MISCONF", nil)
+	renamed := backendtest.NewRedis(t, "--rename-command", "EVALSHA", "")
+	c = open(t, renamed.URL())
+	check("EVALSHA is renamed", limits.ErrRefused)
 	locked := backendtest.NewRedis(t, "--requirepass", "another")
 	c = open(t, locked.URL())
 	check("a password is missing", limits.ErrLogin)
