@@ -108,7 +108,7 @@ func (e Endpoint) metered(m *meter.Meter, answers *idempotency.Answers) http.Han
 	// used up. So it is found between the throttle and the charge.
 	repeatable := m.Throttle(answers.Claim(m.Charge(cost)(answers.Keep(handler))))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get(idempotency.Header) != "" {
+		if idempotency.Asked(r) {
 			repeatable.ServeHTTP(w, r)
 		} else {
 			metered.ServeHTTP(w, r)

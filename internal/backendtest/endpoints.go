@@ -160,7 +160,7 @@ func testRepeats(t *testing.T, d *deployment) {
 
 	d.post(t, "/things", key, `{"text":"b"}`, "Idempotency-Key", "one").want(t, 422, "This Idempotency-Key was used for another request: use a new one")
 	d.post(t, "/things?x=1", key, `{"text":"a"}`, "Idempotency-Key", "one").want(t, 422, "This Idempotency-Key was used for another request: use a new one")
-	for _, bad := range []string{`""`, "a b", `a"b`, "\u00e9", strings.Repeat("x", 256)} {
+	for _, bad := range []string{"", `""`, `"a`, "a b", `a"b`, "\u00e9", strings.Repeat("x", 256)} {
 		if a := d.post(t, "/things", key, `{"text":"a"}`, "Idempotency-Key", bad); a.status != 400 {
 			t.Errorf("Idempotency-Key %q: %d %s", bad, a.status, a.body)
 		}
@@ -221,7 +221,7 @@ func testRepeatsTogether(t *testing.T, d *deployment) {
 				t.Error("409 without Retry-After")
 			}
 		default:
-			t.Errorf("answered %d %s", a.status, a.body)
+			t.Errorf("answered %d %s; the log:\n%s", a.status, a.body, d.log)
 		}
 	}
 	if n := d.count(t); len(created) != 1 || n != 1 || d.runs.Load() != 1 {

@@ -23,6 +23,9 @@ import (
 // Header is the request header that says which requests are one.
 const Header = "Idempotency-Key"
 
+// MaxAnswer is how many bytes the body of an answer that is kept may have.
+const MaxAnswer = 1 << 20
+
 const (
 	// maxValue is how many characters its value may have.
 	maxValue = 255
@@ -75,19 +78,19 @@ func (s *stored) columns() []any {
 	return []any{&s.request, &s.status, &s.contentType, &s.location, &s.body}
 }
 
+// Asked reports whether a request has the Idempotency-Key, well-formed or not.
+func Asked(r *http.Request) bool { return r.Header[Header] != nil }
+
 // Claim lets the first request with a value through. A repeat gets the stored
 // answer, 409 while the first is in flight, or 422 if it is another request.
-// An answer of 400 or above is not kept: such a request can be repeated. It
-// stands behind apikey.Require and before what charges.
+// One without a well-formed value gets 400. An answer of 400 or above is not
+// kept: such a request can be repeated. It stands behind apikey.Require and
+// before what charges.
 func (a *Answers) Claim(next http.Handler) http.Handler {
 	return web.Handler(func(w http.ResponseWriter, r *http.Request) error {
 		value, err := headerValue(r.Header)
 		if err != nil {
 			return err
-		}
-		if value == "" {
-			next.ServeHTTP(w, r)
-			return nil
 		}
 		body, err := web.Body(r)
 		if err != nil {
@@ -114,19 +117,20 @@ func (a *Answers) Claim(next http.Handler) http.Handler {
 
 // Keep stores the answer of a claimed request before the answer leaves. What
 // the handler does through the database.DB of this Answers is one transaction
-// with that: both are stored or neither. It stands behind what charges.
+// with that: both are stored or neither. It stands behind Claim and what
+// charges.
 func (a *Answers) Keep(next http.Handler) http.Handler {
 	return web.Handler(func(w http.ResponseWriter, r *http.Request) error {
-		try, ok := r.Context().Value(attemptKey{}).(*attempt)
-		if !ok {
-			next.ServeHTTP(w, r)
-			return nil
-		}
+		try := r.Context().Value(attemptKey{}).(*attempt)
 		ctx, tx := a.db.Begin(r.Context())
 		defer tx.Rollback()
 		answer := &recorder{header: w.Header(), stored: stored{status: http.StatusOK}}
 		next.ServeHTTP(answer, r.WithContext(ctx))
 		if answer.status < 400 {
+			if answer.tooLong {
+				w.Header().Del("Location")
+				return errTooLong
+			}
 			answer.contentType, answer.location = w.Header().Get("Content-Type"), w.Header().Get("Location")
 			if err := a.keep(ctx, try, answer.stored); err != nil {
 				return a.unanswered(w, err)
@@ -227,14 +231,11 @@ func (a *Answers) sweep(ctx context.Context) {
 	}
 }
 
-// headerValue returns the header's value, "" if there is none. The draft has it
+// headerValue returns the header's value. The draft has it
 // in quotes (an Item of RFC 8941); most clients send it without.
 func headerValue(h http.Header) (string, error) {
-	values := h.Values(Header)
-	if len(values) == 0 {
-		return "", nil
-	}
-	value := values[0]
+	values := h[Header]
+	value := strings.Join(values, ",")
 	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = value[1 : len(value)-1]
 	}
@@ -259,8 +260,11 @@ func hash(r *http.Request, body []byte) []byte {
 type recorder struct {
 	header http.Header
 	stored
-	wrote bool
+	wrote   bool
+	tooLong bool // more than MaxAnswer was written
 }
+
+var errTooLong = fmt.Errorf("idempotency: the answer has more than the %d bytes that can be kept: make it shorter, or the endpoint not Idempotent", MaxAnswer)
 
 func (a *recorder) Header() http.Header { return a.header }
 
@@ -272,6 +276,9 @@ func (a *recorder) WriteHeader(status int) {
 
 func (a *recorder) Write(b []byte) (int, error) {
 	a.wrote = true
+	if a.tooLong = a.tooLong || len(a.body)+len(b) > MaxAnswer; a.tooLong {
+		return 0, errTooLong
+	}
 	a.body = append(a.body, b...)
 	return len(b), nil
 }

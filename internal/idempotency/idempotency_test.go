@@ -175,3 +175,30 @@ func TestSweep(t *testing.T) {
 		}
 	})
 }
+
+// An answer that is too long to be kept is none: what the handler did is undone.
+func TestLongAnswer(t *testing.T) {
+	t.Parallel()
+	onBothDatabases(t, func(t *testing.T, f *fixture) {
+		make := f.handle
+		length := idempotency.MaxAnswer + 1
+		f.handle = func(w http.ResponseWriter, r *http.Request) error {
+			if err := make(httptest.NewRecorder(), r); err != nil {
+				return err
+			}
+			_, err := w.Write([]byte(strings.Repeat("a", length)))
+			return err
+		}
+		if w := f.post(t, "one"); w.Code != http.StatusInternalServerError || w.Body.Len() > 100 {
+			t.Errorf("%d with %d bytes, want 500", w.Code, w.Body.Len())
+		}
+		f.want(t, 0)
+		length--
+		for range 2 {
+			if w := f.post(t, "one"); w.Code != http.StatusOK || w.Body.Len() != length {
+				t.Errorf("%d with %d bytes, want 200 with %d", w.Code, w.Body.Len(), length)
+			}
+		}
+		f.want(t, 1)
+	})
+}
