@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,6 +14,11 @@ var short = form{scale: 0.3, quiet: time.Second, attack: 3 * time.Second, after:
 // The p99 of good requests says little on a machine that runs other tests, so
 // only what a person would notice fails.
 const noise = time.Second
+
+func TestMain(m *testing.M) {
+	attackIfAttacker()
+	os.Exit(m.Run())
+}
 
 func TestAttacks(t *testing.T) {
 	dir := t.TempDir()

@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"math"
 	"net"
+	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,9 +26,8 @@ type attack struct {
 	connections int
 	descriptors int // the server's limit, or 0
 	perSecond   int // connections that it opens in a second, or 0 for perSecond
-	// hold keeps one connection to the server until the server closes it or
-	// ctx ends.
-	hold func(ctx context.Context, v *victim) error
+	// hold keeps one connection to the server until the server closes it.
+	hold func(v *victim) error
 }
 
 var attacks = []attack{
@@ -59,37 +60,66 @@ var attacks = []attack{
 // more would measure what the machine can do.
 const perSecond = 1000
 
-// begin opens the connections, and returns a function that waits until they
-// are closed after ctx has ended.
-func (a attack) begin(ctx context.Context, v *victim, scale float64) (done func()) {
+// attackerEnv has a process be the attackers: the name of the attack, the scale
+// of the number of its connections, and the addresses of the server.
+const attackerEnv = "ATTACKER"
+
+// begin starts the attackers in a process of the lowest priority, as this stands
+// for machines of others: what the server does to its good clients is measured,
+// not what a machine does that is the attackers' too. The function that it
+// returns ends them.
+func (a attack) begin(v *victim, scale float64) (end func(), err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command("nice", "-n", "19", self)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %g %s %s", attackerEnv, a.name, scale, v.addr, v.tls))
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start the attackers: %w", err)
+	}
+	return func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}, nil
+}
+
+// attackIfAttacker is the whole of the process that begin starts.
+func attackIfAttacker() {
+	env := os.Getenv(attackerEnv)
+	if env == "" {
+		return
+	}
+	var name, addr, tls string
+	var scale float64
+	if _, err := fmt.Sscan(env, &name, &scale, &addr, &tls); err != nil {
+		panic(err)
+	}
+	i := slices.IndexFunc(attacks, func(a attack) bool { return a.name == name })
+	attacks[i].run(&victim{addr: addr, tls: tls}, scale)
+}
+
+// run opens the connections, for ever.
+func (a attack) run(v *victim, scale float64) {
 	var wg sync.WaitGroup
 	pace := time.NewTicker(time.Second / time.Duration(cmp.Or(a.perSecond, perSecond)))
 	for range int(math.Ceil(float64(a.connections) * scale)) {
 		wg.Go(func() {
 			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-pace.C:
-					_ = a.hold(ctx, v) // it ends as the server likes
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(time.Second):
-				}
+				<-pace.C
+				_ = a.hold(v) // it ends as the server likes
+				time.Sleep(time.Second)
 			}
 		})
 	}
-	return func() {
-		wg.Wait()
-		pace.Stop()
-	}
+	wg.Wait()
 }
 
 // plain is a connection without TLS that begins with send, and then waits.
-func plain(send func(net.Conn) error) func(context.Context, *victim) error {
-	return func(ctx context.Context, v *victim) error {
-		c, err := dial(ctx, v.addr)
+func plain(send func(net.Conn) error) func(*victim) error {
+	return func(v *victim) error {
+		c, err := dial(v.addr)
 		if err != nil {
 			return err
 		}
@@ -103,28 +133,27 @@ func plain(send func(net.Conn) error) func(context.Context, *victim) error {
 }
 
 // slowReader sends many requests at a time, and reads no answer.
-func slowReader(ctx context.Context, v *victim) error {
-	c, err := dial(ctx, v.addr)
+func slowReader(v *victim) error {
+	c, err := dial(v.addr)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.(conn).Conn.(*net.TCPConn).SetReadBuffer(2048); err != nil {
+	if err := c.(*net.TCPConn).SetReadBuffer(2048); err != nil {
 		return err
 	}
 	// More answers than fit in the buffers; without an end it would be a flood.
 	if _, err := io.WriteString(c, strings.Repeat("GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n", 1000)); err != nil {
 		return err
 	}
-	<-ctx.Done()
-	return ctx.Err()
+	select {} // to read would be to take the answers
 }
 
 // zeroWindow asks for many answers at a time, none of which may be sent, and
 // again when they are cut.
-func zeroWindow(streams int) func(context.Context, *victim) error {
-	return func(ctx context.Context, v *victim) error {
-		raw, err := dial(ctx, v.tls)
+func zeroWindow(streams int) func(*victim) error {
+	return func(v *victim) error {
+		raw, err := dial(v.tls)
 		if err != nil {
 			return err
 		}
@@ -179,22 +208,4 @@ func zeroWindow(streams int) func(context.Context, *victim) error {
 	}
 }
 
-// A conn is closed when a context ends.
-type conn struct {
-	net.Conn
-	stop func() bool
-}
-
-func (c conn) Close() error {
-	c.stop()
-	return c.Conn.Close()
-}
-
-func dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: 5 * time.Second}
-	c, err := d.DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	return conn{c, context.AfterFunc(ctx, func() { c.Close() })}, nil
-}
+func dial(addr string) (net.Conn, error) { return net.DialTimeout("tcp", addr, 5*time.Second) }

@@ -37,6 +37,7 @@ type form struct {
 var full = form{scale: 1, quiet: 10 * time.Second, attack: 30 * time.Second, after: time.Minute, stall: 0.02}
 
 func main() {
+	attackIfAttacker()
 	binary := flag.String("binary", "", "the `file` of the program; it is built by default")
 	memory := flag.Int("memory", 256, "the memory of the server in `MiB`")
 	docker := flag.Bool("docker", exec.Command("docker", "info").Run() == nil, "serve in a container")
@@ -143,13 +144,14 @@ func try(ctx context.Context, a attack, f form, c config) (r result, err error) 
 	r.quiet = v.measure(ctx, f.quiet)
 	r.rssQuiet = v.rss("VmRSS")
 
-	hostile, call := context.WithCancel(ctx)
-	done := a.begin(hostile, v, f.scale)
+	end, err := a.begin(v, f.scale)
+	if err != nil {
+		return r, err
+	}
 	r.under = v.measure(ctx, f.attack)
 	r.alive = v.alive()
 	r.peak = v.rss("VmHWM")
-	call()
-	done()
+	end()
 	if !r.alive {
 		return r, nil
 	}
@@ -158,13 +160,13 @@ func try(ctx context.Context, a attack, f form, c config) (r result, err error) 
 	}
 	r.rssRest = v.rss("VmRSS")
 
-	hostile, call = context.WithCancel(ctx)
-	done = a.begin(hostile, v, f.stall)
+	if end, err = a.begin(v, f.stall); err != nil {
+		return r, err
+	}
+	defer end()
 	time.Sleep(time.Second)
 	begin := time.Now()
 	r.exit = v.stop()
 	r.stop = time.Since(begin)
-	call()
-	done()
 	return r, nil
 }
