@@ -276,7 +276,6 @@ func testContract(t *testing.T, d *deployment) {
 		{"GET", "/hello?name=a%00", key, nil, 400, "The name has a control character", ""},
 		{"GET", "/hello?name=" + strings.Repeat("x", 257), key, nil, 400, "The name has more than 256 characters", ""},
 
-		{"GET", "/", "", nil, 404, "Not Found", ""},
 		{"GET", "/nothing", key, nil, 404, "Not Found", ""},
 		{"POST", "/nothing", "", nil, 404, "Not Found", ""},
 		{"BREW", "/nothing", "", nil, 404, "Not Found", ""},
