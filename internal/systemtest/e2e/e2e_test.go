@@ -491,7 +491,8 @@ func TestCompose(t *testing.T) {
 			for _, id := range p.replicas() {
 				before[id] = strings.Count(logOf(t, id), back)
 			}
-			l := p.load(unlimited, "away")
+			name := "away: " + outage[0]
+			l := p.load(unlimited, name)
 			docker(t, outage[0], postgres)
 			time.Sleep(8 * time.Second) // of load
 			docker(t, outage[1], postgres)
@@ -501,7 +502,7 @@ func TestCompose(t *testing.T) {
 			if r.Slowest >= 5*time.Second {
 				t.Errorf("%s: a request took %v", outage[0], r.Slowest)
 			}
-			exact(t, r, "away")
+			exact(t, r, name)
 			for _, f := range r.Failures {
 				if f.Status != http.StatusServiceUnavailable || f.Body != `{"message":"Service Unavailable"}` {
 					t.Fatalf("%s: failed: %v", outage[0], f)
@@ -510,7 +511,7 @@ func TestCompose(t *testing.T) {
 			if len(r.Failures) == 0 {
 				t.Errorf("%s: no request failed", outage[0])
 			}
-			if _, err := p.greet(unlimited, "away"); err != nil {
+			if _, err := p.greet(unlimited, name); err != nil {
 				t.Error(err)
 			}
 			for id, n := range before {
