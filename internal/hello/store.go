@@ -31,11 +31,14 @@ type Store struct {
 // NewStore returns a Store in db. Close it before db.
 func NewStore(db *database.DB) *Store {
 	s := &Store{db: db}
-	write, heldRows := s.writeSQLite, 1
+	// Within a SQLite file a flush waits for other processes that write.
+	write, heldRows, timeout := s.writeSQLite, 1, 5*time.Second
 	if db.Kind() == database.PostgreSQL {
-		write, heldRows = s.writePostgres, 2
+		// Who comes while a flush is under way waits for two. Where the database
+		// is there and does not answer, that is less than 5 seconds.
+		write, heldRows, timeout = s.writePostgres, 2, 2*time.Second
 	}
-	batch := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: 5 * time.Second}
+	batch := groupcommit.Config{MaxBatch: 1024, MaxWaiting: 1 << 15, Timeout: timeout}
 	s.Counter = groupcommit.NewCounter(batch, heldRows, func(ctx context.Context, names []string, by []int64, alone bool) (map[string]int64, error) {
 		counts, err := write(ctx, names, by, alone)
 		if err != nil {
