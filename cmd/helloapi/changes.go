@@ -64,9 +64,9 @@ func (c *changesCmd) Run(p *program) error {
 			}
 			return printJSON(p.stdout, shown)
 		}
-		t := newTable(p.stdout, "AT", "ACTION", "SUBJECT", "WHAT", "BY")
+		t := newTable(p.stdout, "AT (UTC)", "ACTION", "SUBJECT", "WHAT", "BY")
 		for _, ch := range list {
-			t.row(shownTime(ch.At).Format(time.RFC3339), ch.Action, cmp.Or(ch.Subject, "-"), describeChange(ch), ch.Actor)
+			t.row(ch.At.UTC().Format("2006-01-02 15:04"), ch.Action, cmp.Or(ch.Subject, "-"), describeChange(ch), ch.Actor)
 		}
 		return t.Flush()
 	})

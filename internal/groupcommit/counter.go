@@ -52,9 +52,7 @@ type Write func(ctx context.Context, names []string, by []int64, alone bool) (ma
 // NewCounter returns a Counter that stores its counts with write. It writes to
 // as many held rows at a time as alone says.
 func NewCounter(cfg Config, alone int, write Write) *Counter {
-	lanes := cfg
-	lanes.Timeout /= 2 // who comes while one is under way waits for two
-	c := &Counter{write: write, lanes: lanes, places: make(chan struct{}, alone), held: map[string]*Batcher[string, int64]{}}
+	c := &Counter{write: write, lanes: cfg, places: make(chan struct{}, alone), held: map[string]*Batcher[string, int64]{}}
 	c.Batcher = New(cfg, c.flush)
 	return c
 }

@@ -19,8 +19,9 @@ const (
 	searchWait = 5 * time.Millisecond
 	searchTime = 200 * time.Millisecond
 	// heldWait is how long a greeting waits that has a statement of its own
-	// because its row was held.
-	heldWait = time.Second
+	// because its row was held: less than half the deadline of a flush, of which
+	// it may wait as long for its turn.
+	heldWait = 900 * time.Millisecond
 )
 
 // upsertPostgres locks its rows in the order of the names given. lock_timeout
