@@ -77,7 +77,7 @@ destroy: ## Remove docker-compose.yml and ITS DATA: keys, counts, usage
 .PHONY: test
 test: ## Run every test, with the race detector, on a real PostgreSQL and Redis
 	@# One package at a time: some tests are of what happens within a second.
-	internal/backendtest/with-servers sh -ec 'for module in . $(SYSTEMTEST); do (cd $$module && go build -race ./... && go test -race -p 1 -timeout 10m ./...); done'
+	internal/backendtest/with-servers sh -ec 'for module in . $(SYSTEMTEST); do (cd $$module && go build -race ./... && go test -race -p 1 -timeout 20m ./...); done'
 
 .PHONY: attack
 attack: ## Attack a server of 256 MiB with slow and many clients, about 15 minutes (in a container if Docker is there)

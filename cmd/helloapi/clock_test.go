@@ -113,8 +113,8 @@ func TestWrongClock(t *testing.T) {
 	}
 }
 
-// At midnight ten thousand keys get a new quota at once: that takes a handful of
-// queries of the ledger, and each key is served, also with a spent quota before.
+// At midnight ten thousand keys get a new quota at once: their reads of the
+// ledger share queries, and each key is served, also with a spent quota before.
 //
 // It is not run beside others: it keeps the machine busy.
 func TestMidnight(t *testing.T) {
@@ -175,8 +175,10 @@ func TestMidnight(t *testing.T) {
 		t.Errorf("of %d keys with a new quota: %v", keys, n)
 	}
 	time.Sleep(2 * time.Second)
-	if n := queries() - before; n > 60 || reads()-readsBefore < keys {
-		t.Errorf("%d queries of the ledger for %d reads, want a handful", n, reads()-readsBefore)
+	// Reads gather for a twentieth of a second, so a query has a hundred or more,
+	// and less where the machine is so slow that few arrive in that time.
+	if n := queries() - before; n*20 > reads()-readsBefore || reads()-readsBefore < keys {
+		t.Errorf("%d queries of the ledger for %d reads, want one for twenty at most", n, reads()-readsBefore)
 	}
 	if n := round(20); n[http.StatusTooManyRequests] != keys/20 {
 		t.Errorf("with the new quota spent: %v", n)
