@@ -438,7 +438,7 @@ func showKey(p *program, db backend.Database, o output, key apikey.Key) error {
 	if err != nil {
 		return err
 	}
-	last, err := limits.LastCharged(p.ctx, db.Conn())
+	last, err := limits.LastCharged(p.ctx, db.Conn(), key.ID)
 	if err != nil {
 		return err
 	}
@@ -560,7 +560,7 @@ func (c *keysListCmd) Run(p *program) error {
 		if err != nil {
 			return err
 		}
-		last, err := limits.LastCharged(p.ctx, db.Conn())
+		last, err := limits.LastCharged(p.ctx, db.Conn(), "")
 		if err != nil {
 			return err
 		}

@@ -214,7 +214,7 @@ func TestBackendsTerminated(t *testing.T) {
 	if a := p.readiness(t); a.status != http.StatusOK {
 		t.Errorf("not ready: %s", a.body)
 	}
-	// The change of a key is heard of, on a connection that was made anew.
+	// The change of a key is known, by a new connection.
 	must(t, db, "keys", "disable", "a")
 	waitFor(t, "the key to be refused", func() bool { return greet() == http.StatusForbidden })
 }

@@ -28,7 +28,12 @@ const (
 func (c *serveCmd) logStart(ctx context.Context, log *slog.Logger, srv *server.Server, stores *backend.Backend, url string, room server.Room, connections int) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	inUse := firstKeysInUse(ctx, stores)
+	_, embedded := stores.File()
+	public := c.on() || !embedded // others than people at their own machine reach it
+	var inUse []string
+	if public {
+		inUse = firstKeysInUse(ctx, stores)
+	}
 	attrs := listeners(srv)
 	if c.Pages != off {
 		attrs = append(attrs, "page", url+"/")
@@ -39,7 +44,7 @@ func (c *serveCmd) logStart(ctx context.Context, log *slog.Logger, srv *server.S
 	attrs = append(attrs, "plans", describePlans(ctx, stores), "origins", strings.Join(c.CORSAllowedOrigins, " "))
 	log.Info("serving", append(attrs, "max_connections", connections, "memory_mib", room.Memory>>20, "open_files", room.Descriptors, "version", version())...)
 
-	if _, embedded := stores.File(); c.on() || !embedded { // others than people at their own machine reach it
+	if public {
 		if slices.Contains(c.CORSAllowedOrigins, "*") {
 			log.Info("pages of any site may call with a key that they have; CORS_ALLOWED_ORIGINS names those that may")
 		}
@@ -55,7 +60,7 @@ func (c *serveCmd) logStart(ctx context.Context, log *slog.Logger, srv *server.S
 	}
 }
 
-// describePlans says the plans in a line: "free: 5 a day, 5 a second (burst 5)".
+// describePlans says the plans in a line: "free: 5 a day, 5/s, burst 5".
 func describePlans(ctx context.Context, stores *backend.Backend) string {
 	plans, err := stores.Plans(ctx)
 	if err != nil {

@@ -91,16 +91,11 @@ func (c *usageShowCmd) showRefusals(p *program, db backend.Database) error {
 	var id string
 	for _, k := range keys {
 		names[k.ID] = k.Name
-		if k.Name == c.Key || id == "" && k.ID == c.Key {
+		if c.Key != "" && (k.Name == c.Key || id == "" && k.ID == c.Key) {
 			id = k.ID
 		}
 	}
-	var totals []refusals.Total
-	if c.Key == "" {
-		totals, err = refusals.List(p.ctx, db.Conn(), first, next)
-	} else {
-		totals, err = refusals.OfKey(p.ctx, db.Conn(), cmp.Or(id, c.Key), first, next)
-	}
+	totals, err := refusals.List(p.ctx, db.Conn(), cmp.Or(id, c.Key), first, next)
 	if err != nil {
 		return err
 	}
@@ -297,12 +292,7 @@ func standings(p *program, db backend.Database, keys []apikey.Key) ([]standing, 
 	if err != nil {
 		return nil, err
 	}
-	var totals []refusals.Total
-	if id == "" {
-		totals, err = refusals.List(p.ctx, db.Conn(), all.first, all.next)
-	} else {
-		totals, err = refusals.OfKey(p.ctx, db.Conn(), id, all.first, all.next)
-	}
+	totals, err := refusals.List(p.ctx, db.Conn(), id, all.first, all.next)
 	if err != nil {
 		return nil, err
 	}

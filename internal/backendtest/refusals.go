@@ -49,7 +49,7 @@ func testRefusals(t *testing.T, url string) {
 	}
 	stop()
 	wg.Wait()
-	got, err := refusals.List(t.Context(), db, "2030-01-01", "2030-01-03")
+	got, err := refusals.List(t.Context(), db, "", "2030-01-01", "2030-01-03")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,10 +65,10 @@ func testRefusals(t *testing.T, url string) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v\nwant %v", got, want)
 	}
-	if got, err := refusals.OfKey(t.Context(), db, "1", "2030-01-02", "2030-01-03"); err != nil || !slices.Equal(got, want[1:3]) {
+	if got, err := refusals.List(t.Context(), db, "1", "2030-01-02", "2030-01-03"); err != nil || !slices.Equal(got, want[1:3]) {
 		t.Errorf("of a key: %v, %v", got, err)
 	}
-	if got, err := refusals.List(t.Context(), db, "2030-01-03", "2030-02-01"); err != nil || len(got) != 0 {
+	if got, err := refusals.List(t.Context(), db, "", "2030-01-03", "2030-02-01"); err != nil || len(got) != 0 {
 		t.Errorf("of later days: %v, %v", got, err)
 	}
 }

@@ -76,15 +76,16 @@ func (l *Limits) Usage(ctx context.Context, key *apikey.Key, days int) (u Usage,
 	return u, nil
 }
 
-// LastCharged returns the day on which each key was charged last, by ID, of all
-// keys that were.
-func LastCharged(ctx context.Context, db *database.DB) (map[string]plan.Date, error) {
+// LastCharged returns the day on which a key was charged last, or each of all
+// (""), by ID. Those that were not are left out.
+func LastCharged(ctx context.Context, db *database.DB, keyID string) (map[string]plan.Date, error) {
 	type row struct {
 		keyID string
 		day   *plan.Date
 	}
 	rows, err := database.List(ctx, db, func(r *row) []any { return []any{&r.keyID, &r.day} }, `
-		SELECT k.id, CAST((SELECT max(u.day) FROM usage u WHERE u.key_id = k.id AND u.charged > 0) AS text) FROM api_keys k`)
+		SELECT k.id, CAST((SELECT max(u.day) FROM usage u WHERE u.key_id = k.id AND u.charged > 0) AS text)
+		FROM api_keys k WHERE $1 = '' OR k.id = $1`, keyID)
 	if err != nil {
 		return nil, fmt.Errorf("find when keys were charged last: %w", err)
 	}

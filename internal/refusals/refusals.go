@@ -213,21 +213,14 @@ type Total struct {
 	Refused int64
 }
 
-// List returns the refusals of the days from first to before next, sorted by
-// key, day and reason. What was refused in the last second may be missing.
-func List(ctx context.Context, db *database.DB, first, next plan.Date) ([]Total, error) {
-	return list(ctx, db, `WHERE day >= $1 AND day < $2`, string(first), string(next))
-}
-
-// OfKey is List of one key.
-func OfKey(ctx context.Context, db *database.DB, keyID string, first, next plan.Date) ([]Total, error) {
-	return list(ctx, db, `WHERE key_id = $1 AND day >= $2 AND day < $3`, keyID, string(first), string(next))
-}
-
-func list(ctx context.Context, db *database.DB, where string, args ...any) ([]Total, error) {
+// List returns the refusals of the days from first to before next, of one key or
+// of all requests (""), sorted by key, day and reason. What was refused in the
+// last second may be missing.
+func List(ctx context.Context, db *database.DB, keyID string, first, next plan.Date) ([]Total, error) {
 	totals, err := database.List(ctx, db, func(t *Total) []any { return []any{&t.KeyID, &t.Date, &t.Reason, &t.Refused} }, `
-		SELECT key_id, day, reason, CAST(sum(refused) AS bigint) FROM refusals `+where+`
-		GROUP BY key_id, day, reason ORDER BY key_id, day, reason`, args...)
+		SELECT key_id, day, reason, CAST(sum(refused) AS bigint) FROM refusals
+		WHERE ($1 = '' OR key_id = $1) AND day >= $2 AND day < $3
+		GROUP BY key_id, day, reason ORDER BY key_id, day, reason`, keyID, string(first), string(next))
 	if err != nil {
 		return nil, fmt.Errorf("list refusals: %w", err)
 	}
@@ -243,5 +236,5 @@ func (r *Recorder) OfKey(ctx context.Context, keyID string, first, next plan.Dat
 	if err := r.write(ctx); err != nil {
 		return nil, fmt.Errorf("write refusals: %w", err)
 	}
-	return OfKey(ctx, r.db, keyID, first, next)
+	return List(ctx, r.db, keyID, first, next)
 }
